@@ -1,0 +1,1 @@
+"""analogize: a compiler for analog in-memory-computing hardware."""

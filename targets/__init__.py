@@ -1,0 +1,1 @@
+"""Targets: what an analog device and its converters can do, as YAML."""
