@@ -1,0 +1,77 @@
+"""YAML 1.2's core schema for PyYAML, which speaks YAML 1.1.
+
+YAML 1.1 reads ``1e-3`` as text, ``off`` as false and ``1:30`` as 90. Here a scalar is null, a
+Boolean, a whole number or a number exactly where the core schema (YAML 1.2.2, section 10.3.2) says
+so, and text otherwise; writing quotes by the same rules.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import yaml
+
+_PREFIX = "tag:yaml.org,2002:"
+NULL, BOOL, INT, FLOAT, STR = (_PREFIX + kind for kind in ("null", "bool", "int", "float", "str"))
+
+# (tag, pattern, first characters that are worth trying the pattern for)
+_CORE_SCHEMA = (
+    (NULL, r"(?:null|Null|NULL|~|)", ["n", "N", "~", ""]),
+    (BOOL, r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    (INT, r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)", list("-+0123456789")),
+    (
+        FLOAT,
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
+        list("-+.0123456789"),
+    ),
+)
+
+
+class Loader(yaml.SafeLoader):
+    """Resolves plain scalars by the core schema."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes text that the core schema would read as something else."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _tag, _pattern, _first in _CORE_SCHEMA:
+    _compiled = re.compile(rf"^{_pattern}\Z")
+    Loader.add_implicit_resolver(_tag, _compiled, _first)
+    Dumper.add_implicit_resolver(_tag, _compiled, _first)
+
+
+def dump(data: Any) -> str:
+    """Data as a block-style YAML document, keys in the order given."""
+    return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def dump_inline(value: Any) -> str:
+    """A value on one line, as it could stand behind a key."""
+    text = yaml.dump(value, Dumper=Dumper, sort_keys=False, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def parse_scalar(tag: str, text: str) -> str | int | float | bool | None:
+    """The value of a scalar that carries one of the core schema's tags.
+
+    Raises:
+        ValueError: for text that its tag does not allow (``!!int abc``), or for another tag.
+    """
+    if tag == STR:
+        return text
+    if tag == NULL:
+        return None
+    if tag == BOOL and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if tag == INT:
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if tag == FLOAT:
+        return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    raise ValueError(f"{text!r} is not a {tag.removeprefix(_PREFIX)}")
