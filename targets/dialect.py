@@ -8,7 +8,7 @@ so, and text otherwise; writing quotes by the same rules.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -32,19 +32,19 @@ _CORE_SCHEMA = (
 class Loader(yaml.SafeLoader):
     """Resolves plain scalars by the core schema."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
 
 class Dumper(yaml.SafeDumper):
     """Quotes text that the core schema would read as something else."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+def _speak_core_schema(speaker: type[Loader] | type[Dumper]) -> None:
+    speaker.yaml_implicit_resolvers = {}  # its own table: the inherited one is YAML 1.1's
+    for tag, pattern, first in _CORE_SCHEMA:
+        speaker.add_implicit_resolver(tag, re.compile(rf"^{pattern}\Z"), first)
 
 
-for _tag, _pattern, _first in _CORE_SCHEMA:
-    _compiled = re.compile(rf"^{_pattern}\Z")
-    Loader.add_implicit_resolver(_tag, _compiled, _first)
-    Dumper.add_implicit_resolver(_tag, _compiled, _first)
+_speak_core_schema(Loader)
+_speak_core_schema(Dumper)
 
 
 def dump(data: Any) -> str:

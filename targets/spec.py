@@ -89,7 +89,8 @@ class PercentileRange(Spec):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.low >= self.high:
-            raise _refuse("low", f"must be below high ({self.high:g})")
+            given = "low" if "low" in self.model_fields_set else "high"
+            raise _refuse(given, f"low ({self.low:g}) must be below high ({self.high:g})")
         return self
 
 
@@ -109,7 +110,7 @@ class FixedRange(Spec):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.min >= self.max:
-            raise _refuse("min", f"must be below max ({self.max:g})")
+            raise _refuse("min", f"min ({self.min:g}) must be below max ({self.max:g})")
         return self
 
 

@@ -1,0 +1,179 @@
+"""``analogize targets``: list, show and check targets, and print their schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from analogize.errors import TargetError
+from analogize.targets.describe import json_schema
+from analogize.targets.load import load_target, names, sources
+from analogize.targets.spec import (
+    AbsMaxRange,
+    Converter,
+    Digital,
+    FixedRange,
+    GaussianNoise,
+    NoiseModel,
+    PercentileRange,
+    StdRange,
+    Target,
+    Weights,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The analog accelerators that analogize knows, and files of your own.",
+)
+
+
+@app.command("list")
+def list_targets() -> None:
+    """List the built-in targets."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("target", no_wrap=True, style="bold")
+    table.add_column("technology")
+    for column in ("weights", "DAC", "ADC"):
+        table.add_column(column, justify="right")
+    table.add_column("noise", no_wrap=True)
+    table.add_column("description", ratio=1)
+    for target in map(load_target, names()):
+        bits = (target.weights.bits, target.dac.bits, target.adc.bits)
+        noise = "\n".join(_level(model) for model in target.noise) or "none"
+        table.add_row(
+            target.name, target.technology, *map(_bits, bits), noise, escape(target.description)
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(
+    target: Annotated[
+        str, typer.Argument(metavar="NAME", help="A built-in name or the path of a YAML file.")
+    ],
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print the resolved target as YAML and nothing else.")
+    ] = False,
+) -> None:
+    """Show a target: what it says, and the files it comes from with the source of every figure."""
+    try:
+        loaded, files = load_target(target), sources(target)
+    except TargetError as error:
+        raise _refused(error) from error
+    if yaml:
+        typer.echo(loaded.to_yaml(), nl=False)
+        return
+    console = Console()
+    console.print(f"[bold]{escape(loaded.name)}[/bold] ({escape(loaded.technology)})")
+    if loaded.description:
+        console.print(escape(loaded.description))
+    console.print(_settings(loaded))
+    if loaded.references:
+        console.print("\n[bold]References[/bold]")
+    for reference in loaded.references:
+        console.print(f"- {escape(reference)}")
+    for file in files:
+        console.print(f"\n[bold]{escape(file.label)}[/bold]", soft_wrap=True)
+        console.print(Syntax(file.text.rstrip(), "yaml", theme="ansi_dark", word_wrap=True))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files to check.")],
+) -> None:
+    """Check target files; list every mistake with its line and what is allowed."""
+    errors = 0
+    for file in files:
+        try:
+            target = load_target(file)
+        except TargetError as error:
+            errors += 1
+            typer.echo(str(error), err=True)
+        else:
+            typer.echo(f"{file}: OK, target '{target.name}'")
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of target files, for editors to complete and check them."""
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _refused(error: TargetError) -> typer.Exit:
+    typer.echo(str(error), err=True)
+    return typer.Exit(1)
+
+
+def _settings(target: Target) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("weights", _weights(target.weights))
+    table.add_row("noise", "\n".join(_noise(model) for model in target.noise) or "none")
+    table.add_row("DAC", _converter(target.dac))
+    table.add_row("ADC", _converter(target.adc))
+    tile = f"tiles of {target.array.rows} x {target.array.cols}" if target.array else "unlimited"
+    table.add_row("array", tile)
+    table.add_row("digital", escape(_digital(target.digital)))
+    return table
+
+
+def _bits(bits: int | None) -> str:
+    return "-" if bits is None else str(bits)
+
+
+def _level(model: NoiseModel) -> str:
+    if isinstance(model, GaussianNoise):
+        spread = f" ± {model.eta_std:g}" if model.eta_std else ""
+        return f"eta {model.eta:g}{spread}"
+    return f"sigma_N / sigma_W {model.ratio:g}"
+
+
+def _noise(model: NoiseModel) -> str:
+    if isinstance(model, GaussianNoise):
+        return f"Gaussian, {_level(model)}: sigma_N = eta (W_max - W_min)"
+    return f"Gaussian, {_level(model)}"
+
+
+def _weights(weights: Weights) -> str:
+    each = "layer" if weights.granularity == "tensor" else "output channel"
+    clipping = (
+        f"clipped to {_range(weights.range)} of each {each}" if weights.range else "unclipped"
+    )
+    return f"{clipping}; {_grid(weights)}"
+
+
+def _converter(converter: Converter) -> str:
+    if converter.bits is None:
+        return "none"
+    return f"{_grid(converter)} over {_range(converter.range)} of the calibration data"
+
+
+def _grid(part: Weights | Converter) -> str:
+    return f"{part.bits} bits, {part.grid} grid" if part.bits else "not quantized"
+
+
+def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange) -> str:
+    match values:
+        case StdRange():
+            return f"±{values.multiple:g} standard deviations"
+        case PercentileRange():
+            return f"percentiles {values.low:g} to {values.high:g}"
+        case AbsMaxRange():
+            return "± the largest magnitude"
+        case FixedRange():
+            return f"\\[{values.min:g}, {values.max:g}]"
+
+
+def _digital(digital: Digital) -> str:
+    parts = [*digital.operators, *(f"layers named {pattern}" for pattern in digital.names)]
+    return ", ".join(parts) or "nothing that an array can hold"
