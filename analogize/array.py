@@ -1,0 +1,257 @@
+"""The array: clipped, quantized and noisy weights, and the chip programmed from them.
+
+The array works in *array units*: zero-centred integer codes where some converter has bits, so that
+accumulation is exact; plain weight units where the array is the only stage (then no activation has
+to be rescaled). A stage without bits has scale 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from analogize import noise
+from analogize.converter import FixedRange
+from analogize.errors import ChipError, PassError
+from analogize.product import Product, per_channel
+from analogize.quantize import Bound, Grid, clamp, percentiles, to_codes
+from analogize.targets import spec
+
+
+def region_seed(seed: int, name: str) -> int:
+    """The seed of one region's draw: a hash, so that no order of visiting matters."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: str) -> Tensor:
+    """The range [W_min, W_max] that ``settings`` ask for, from the statistics of ``weight``.
+
+    Returns:
+        float32, shape (2,), or (2, output channels) with per-channel granularity; infinite without
+        a range. A channel whose weights are all equal takes the layer's range.
+
+    Raises:
+        PassError: the weights are not finite, or give a range that is empty.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        raise PassError(
+            f"region '{name}': its weights hold NaN or infinite values; repair the model first"
+        )
+    rule = settings.range
+    if settings.granularity == "tensor":
+        ends = _ends(weight, rule)
+        if rule is not None and not bool(ends[0] < ends[1]):
+            raise PassError(
+                f"region '{name}': the weights give the range [{ends[0]:g}, {ends[1]:g}], and "
+                "W_min must be below W_max; keep the region digital, or use a fixed range"
+            )
+        return ends
+    rows = per_channel(product, weight.detach())
+    ends = torch.stack([_ends(row, rule) for row in rows], dim=1)
+    empty = ends[0] >= ends[1]
+    if bool(empty.any()):
+        layer = find_range(
+            weight, product, settings.model_copy(update={"granularity": "tensor"}), name
+        )
+        ends = torch.where(empty, layer.unsqueeze(1), ends)
+    return ends
+
+
+def _ends(weight: Tensor, rule: spec.WeightRange | None) -> Tensor:
+    values = weight.detach().float()
+    match rule:
+        case None:
+            return torch.tensor([-torch.inf, torch.inf], device=weight.device)
+        case spec.StdRange():
+            half = rule.multiple * values.std(correction=0)
+            return torch.stack([-half, half])
+        case spec.AbsMaxRange():
+            return torch.stack([-values.abs().max(), values.abs().max()])
+        case spec.PercentileRange():
+            return percentiles(values, rule.low, rule.high)
+        case spec.FixedRange():
+            return torch.tensor([rule.min, rule.max], device=weight.device)
+    raise AssertionError(f"unhandled weight range {rule!r}")
+
+
+class WeightArray(FixedRange):
+    """One crossbar array holding one weight tensor, for one or several operators.
+
+    Attributes:
+        name: the region's name, from which its random seeds derive.
+        limits: (W_min, W_max), viewed against the weights, or None without clipping.
+        noise: the noise models, drawn in this order and added.
+        folded: True if the array works in weight units, False for integer codes.
+        chip: the programmed weights in array units, or None.
+    """
+
+    chip: Tensor | None
+
+    def __init__(
+        self, weight: Tensor, product: Product, target: spec.Target, name: str, folded: bool
+    ) -> None:
+        self.product, self.name, self.folded = product, name, folded
+        self.shape = weight.shape
+        settings = target.weights
+        super().__init__(find_range(weight, product, settings, name), settings.bits, settings.grid)
+        self.noise: tuple[spec.NoiseModel, ...] = target.noise
+        self.register_buffer("chip", None, persistent=False)
+        self._programmed_version: int | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the range is a finite one."""
+        return self.range.numel() > 0 and super().is_known
+
+    @property
+    def clips(self) -> bool:
+        """Whether the weights are confined to a range at all."""
+        return self.limits is not None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no noise model ever deviates from the clean weights."""
+        return all(noise.is_silent(model) for model in self.noise)
+
+    def refresh(self) -> None:
+        """Lay grid and limits anew from the range buffer."""
+        super().refresh()
+        self.limits: tuple[Bound, Bound] | None = None
+        if self.range.is_meta or not self.is_known:
+            return
+        if self.range.ndim == 1:
+            low, high = self.range.tolist()
+            self.limits = low, high
+        else:
+            self.limits = self._view(self.range[0]), self._view(self.range[1])
+
+    def _view(self, values: Bound) -> Bound:
+        """One value an output channel, viewed against the weights; a single value as it is."""
+        if isinstance(values, Tensor) and values.ndim:
+            return self.product.channels(values, self.shape)
+        return values
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid on the range, viewed against the weights, or None without bits."""
+        if self.scale is None:
+            return None
+        scale = (
+            self.scale if self.scale.ndim == 0 else self.product.channels(self.scale, self.shape)
+        )
+        return Grid(scale, self._view(self.low), self._view(self.high))
+
+    @property
+    def output_scale(self) -> Tensor | None:
+        """Weight units in one array unit, viewed against the product's output; None for 1."""
+        if self.scale is None or self.folded:
+            return None
+        return self.scale if self.scale.ndim == 0 else self.product.output_channels(self.scale)
+
+    def clean(self, weight: Tensor) -> Tensor:
+        """Clipped and quantized weights in array units, without noise; not differentiable."""
+        if self.limits is None:
+            return weight
+        clipped = clamp(weight, *self.limits)
+        grid = self.grid
+        if grid is None:
+            return clipped
+        codes = to_codes(clipped, grid)
+        return codes.mul_(grid.scale) if self.folded else codes
+
+    def weight_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """Carry a gradient from array units back to the weights, straight through the rounding.
+
+        Zero where a weight lies outside the range: the true derivative of the clipping.
+        """
+        grid = None if self.folded else self.grid
+        if grid is not None:
+            grad = grad / grid.scale
+        if self.limits is None:
+            return grad
+        low, high = self.limits
+        return grad * ((weight >= low) & (weight <= high))
+
+    def noisy(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``clean`` plus one draw of every noise model, in array units.
+
+        Returns ``clean`` itself, not a copy, when no model is noisy: sigma = 0 is the identity.
+        """
+        w_min, w_max = self._span()
+        total = clean
+        for model in self.noise:
+            deviation = noise.draw(model, clean, w_min, w_max, generator)
+            if deviation is not None:
+                total = deviation.add_(total)
+        return total
+
+    def _span(self) -> tuple[Bound, Bound]:
+        """W_min and W_max in array units."""
+        grid = self.grid
+        if grid is None:
+            return self.limits or (float("nan"), float("nan"))
+        return grid.range if self.folded else (grid.low, grid.high)
+
+    def program(self, weight: Tensor, seed: int) -> None:
+        """Draw this array's part of chip ``seed`` and keep it."""
+        generator = torch.Generator("cpu").manual_seed(region_seed(seed, self.name))
+        with torch.no_grad():
+            clean = self.clean(weight.detach())
+            self.chip = self.noisy(clean, generator)
+            if self.chip is clean:
+                self.chip = clean.clone()
+        self._programmed_version = _version(weight)
+
+    def programmed(self, weight: Tensor) -> Tensor:
+        """The chip's weights in array units.
+
+        Raises:
+            ChipError: nothing was programmed, or the weights have changed since.
+        """
+        if self.chip is None:
+            raise ChipError(
+                f"region '{self.name}': no chip is programmed; call program(model, seed) first"
+            )
+        if not torch.compiler.is_compiling():
+            if self._programmed_version is None:
+                self._programmed_version = _version(weight)
+            elif self._programmed_version != _version(weight):
+                raise ChipError(
+                    f"region '{self.name}': its weights changed after the chip was programmed; "
+                    "call program(model, seed) again"
+                )
+        return self.chip
+
+    def erase(self) -> None:
+        """Forget the programmed chip."""
+        self.chip = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.erase()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._programmed_version = None
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # A copied or unpickled parameter counts its versions from zero again.
+        self._programmed_version = None
+
+    def extra_repr(self) -> str:
+        """Shape, bits and range, for ``print(model)``."""
+        bits = "no bits" if self.bits is None else f"{self.bits} bits"
+        if self.range.ndim > 1:
+            return f"{tuple(self.shape)}, {bits}, per-channel range"
+        return f"{tuple(self.shape)}, {bits}, [{self.range[0]:.4g}, {self.range[1]:.4g}]"
+
+
+def _version(weight: Tensor) -> int:
+    return -1 if weight.is_inference() else weight._version

@@ -1,0 +1,64 @@
+"""How a model is called: turning a batch, or example inputs, into arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of one call to a model."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Call:
+        """The same call with every tensor on ``device``."""
+        return Call(_move(self.args, device), _move(dict(self.kwargs), device))
+
+    def __call__(self, model: nn.Module) -> Any:
+        """Call ``model`` with these arguments."""
+        return model(*self.args, **self.kwargs)
+
+
+def example_call(example_inputs: Any) -> Call:
+    """A call from example inputs: one tensor, a tuple of positional or a mapping of named ones."""
+    if isinstance(example_inputs, Mapping):
+        return Call(kwargs=dict(example_inputs))
+    if isinstance(example_inputs, tuple):
+        return Call(args=example_inputs)
+    return Call(args=(example_inputs,))
+
+
+def batch_call(batch: Any) -> Call:
+    """A call from one batch of a data loader.
+
+    A tensor is the input; a pair or list is (inputs, targets, ...), of which only the inputs are
+    used; inputs that are themselves a tuple are positional arguments, a mapping named ones.
+    """
+    if isinstance(batch, list | tuple) and batch:
+        return example_call(batch[0])
+    return example_call(batch)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model lives: the device of its first parameter or buffer, else the CPU."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {k: _move(v, device) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        moved = [_move(v, device) for v in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    return value

@@ -1,0 +1,157 @@
+"""Chips: program one, choose the noise mode, set the noise level, confine the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from analogize import noise
+from analogize.array import WeightArray
+from analogize.errors import ChipError
+from analogize.ops import AnalogOp, NoiseMode, Region, operators
+from analogize.quantize import clamp_
+from analogize.targets.spec import NoiseModel
+
+
+def regions(model: nn.Module) -> tuple[Region, ...]:
+    """What every analog operator of ``model`` stands for, in the order of its graph."""
+    return tuple(op.region for op in operators(model))
+
+
+def program(model: nn.Module, seed: int) -> None:
+    """Program one chip instance: draw every region's weight noise once and keep it.
+
+    Evaluation then uses these weights, at the cost of the digital model, until the next
+    ``program`` or ``erase``. Each region draws from its own generator, seeded by ``seed`` and the
+    region's name on the CPU, so that a chip depends on neither order, device nor process.
+
+    Args:
+        model: a rewritten model.
+        seed: the chip's number.
+
+    Raises:
+        ChipError: the model has no analog operator.
+    """
+    done: set[int] = set()
+    for op in _require_operators(model):
+        if id(op.array) not in done:
+            op.array.program(weight_of(model, op), seed)
+            done.add(id(op.array))
+
+
+def erase(model: nn.Module) -> None:
+    """Forget the programmed chip: evaluation draws fresh noise again."""
+    for op in _require_operators(model):
+        op.array.erase()
+
+
+def weight_of(model: nn.Module, op: AnalogOp) -> Tensor:
+    """The weight that ``op`` multiplies by: the parameter itself, or what computes it."""
+    weight: Tensor = attrgetter(op.region.weight)(model)
+    return weight
+
+
+@contextmanager
+def noise_mode(model: nn.Module, mode: NoiseMode) -> Iterator[None]:
+    """Within the block every region uses ``mode``; afterwards its former one.
+
+    ``"off"`` keeps ranges and converters without noise, ``"fresh"`` draws at every forward pass,
+    ``"programmed"`` uses the chip, in training too.
+
+    Raises:
+        ChipError: an unknown mode, or no analog operator.
+    """
+    if mode not in get_args(NoiseMode):
+        allowed = ", ".join(map(repr, get_args(NoiseMode)))
+        raise ChipError(f"noise mode {mode!r} is unknown; allowed are {allowed}")
+    ops = _require_operators(model)
+    before = [op.mode for op in ops]
+    try:
+        for op in ops:
+            op.mode = mode
+        yield
+    finally:
+        for op, former in zip(ops, before, strict=True):
+            op.mode = former
+
+
+@contextmanager
+def noise_level(model: nn.Module, eta: float | None) -> Iterator[None]:
+    """Within the block every region's weight noise has level ``eta``; None keeps the target's.
+
+    The level is ``eta`` of the Gaussian model and ``ratio`` of the fixed-SNR one. A chip that was
+    programmed before keeps the level it was drawn with.
+
+    Raises:
+        ChipError: a negative level; or a region without noise model whose level could be set.
+    """
+    if eta is None:
+        yield
+        return
+    arrays = _arrays(model)
+    before = [array.noise for array in arrays]
+    try:
+        for array in arrays:
+            array.noise = _at_level(array, eta)
+        yield
+    finally:
+        for array, former in zip(arrays, before, strict=True):
+            array.noise = former
+
+
+def _at_level(array: WeightArray, eta: float) -> tuple[NoiseModel, ...]:
+    if not eta >= 0:
+        raise ChipError(f"noise level {eta!r} must be a number of at least 0")
+    if eta == 0 and not array.noise:
+        return array.noise
+    if len(array.noise) != 1:
+        count = len(array.noise) or "no"
+        raise ChipError(
+            f"region '{array.name}' has {count} noise models, so a level of {eta:g} is ambiguous; "
+            "use a target with exactly one, or leave eta unset to use the target's own noise"
+        )
+    return (noise.at_level(array.noise[0], eta),)
+
+
+@torch.no_grad()
+def clip_weights(model: nn.Module) -> int:
+    """Project every analog weight into its fixed range [W_min, W_max], in place.
+
+    The paper trains with clipped weights, because a network whose range may grow learns to drown
+    the noise in larger weights (Noisy Machines, section 5.1). Call it after every optimizer step.
+
+    Returns:
+        How many weights were moved. Weights inside the range are untouched.
+    """
+    moved = 0
+    done: set[int] = set()
+    for op in _require_operators(model):
+        array, weight = op.array, weight_of(model, op)
+        if array.limits is None or id(array) in done:
+            continue
+        done.add(id(array))
+        low, high = array.limits
+        outside = int(((weight < low) | (weight > high)).sum())
+        if outside:
+            clamp_(weight, low, high)
+            moved += outside
+    return moved
+
+
+def _arrays(model: nn.Module) -> list[WeightArray]:
+    unique = {id(op.array): op.array for op in _require_operators(model)}
+    return list(unique.values())
+
+
+def _require_operators(model: nn.Module) -> tuple[AnalogOp, ...]:
+    ops = operators(model)
+    if not ops:
+        raise ChipError(
+            f"{type(model).__name__} has no analog operator; rewrite it with analogize() first"
+        )
+    return ops

@@ -1,0 +1,119 @@
+"""Fixed ranges as module state, and the DAC and ADC that live on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from analogize.errors import CalibrationError
+from analogize.quantize import Bound, Grid, make_grid, to_codes
+from analogize.targets import spec
+
+
+class FixedRange(nn.Module):
+    """A range that is fixed once and kept as a float32 buffer, and the grid that lies on it.
+
+    Half-precision moves (``model.half()``) leave the range in float32: a scale of 8 significant
+    bits would shift every code. A ``state_dict`` without the range loads, so that the original
+    model's loads into the rewritten one, and leaves the range as it was.
+
+    Attributes:
+        range: shape (2,), or (2, channels): minimum and maximum; NaN while unknown.
+        bits: resolution, or None for a stage that does not quantize.
+    """
+
+    range: Tensor
+    scale: Tensor | None
+    low: Bound
+    high: Bound
+
+    def __init__(self, ends: Tensor, bits: int | None, grid: str) -> None:
+        super().__init__()
+        self.bits = bits
+        self.kind: Any = grid
+        self.register_buffer("range", ends.float())
+        self.register_buffer("scale", None, persistent=False)
+        self.low = self.high = 0.0
+        self.refresh()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the range was calibrated or fixed."""
+        return bool(torch.isfinite(self.range).all())
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid on the range, or None without bits or range."""
+        return None if self.scale is None else Grid(self.scale, self.low, self.high)
+
+    def refresh(self) -> None:
+        """Lay the grid anew; needed whenever the range was changed."""
+        self.scale = None
+        if self.bits is None or self.range.is_meta or not self.is_known:
+            return
+        grid = make_grid(self.range[0], self.range[1], self.bits, self.kind)
+        self.scale, self.low, self.high = grid.scale, grid.low, grid.high
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = self.range
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.range.dtype != kept.dtype:
+            self.range = kept.to(self.range.device)
+        self.refresh()
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        state_dict.setdefault(prefix + "range", self.range)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.refresh()
+
+
+class Converter(FixedRange):
+    """A DAC or an ADC: a uniform quantizer with a fixed range, or nothing where bits is None.
+
+    Paper: inputs are quantized before the noisy product and its results after it, before the bias
+    is added (section 5.1); percentiles of a calibration set fix the range (section 5.2).
+    """
+
+    def __init__(self, settings: spec.Converter) -> None:
+        fixed = settings.range if isinstance(settings.range, spec.FixedRange) else None
+        ends = [fixed.min, fixed.max] if fixed else [float("nan")] * 2
+        super().__init__(torch.tensor(ends), settings.bits, settings.grid)
+        self.settings = settings
+
+    @property
+    def wants_calibration(self) -> bool:
+        """Whether the range comes from data."""
+        return self.bits is not None and isinstance(self.settings.range, spec.PercentileRange)
+
+    def calibrate(self, minimum: float, maximum: float) -> None:
+        """Fix the range to ``[minimum, maximum]``.
+
+        Raises:
+            CalibrationError: the range is empty or not finite.
+        """
+        if not minimum < maximum or not abs(minimum) + abs(maximum) < float("inf"):
+            raise CalibrationError(
+                f"calibration found the range [{minimum:g}, {maximum:g}], which holds no two "
+                "different finite values; calibrate with data that vary, or give the target a "
+                "fixed range for this converter"
+            )
+        self.range.copy_(torch.tensor([minimum, maximum]))
+        self.refresh()
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Zero-centred codes of ``values``; ``values`` themselves without bits. Any shape."""
+        grid = self.grid
+        return values if grid is None else to_codes(values, grid)
+
+    def extra_repr(self) -> str:
+        """Bits and range, for ``print(model)``."""
+        if self.bits is None:
+            return "no bits"
+        low, high = self.range.tolist()
+        return f"{self.bits} bits, [{low:.4g}, {high:.4g}]"

@@ -1,0 +1,96 @@
+"""The rewritten model: a GraphModule that keeps everything its original had."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import fx, nn
+
+
+@dataclass(frozen=True)
+class DigitalProduct:
+    """A product that stays digital, and why.
+
+    Attributes:
+        name: the graph node, or the module, that computes it.
+        operator: what it computes.
+        reason: why it was not rewritten.
+        macs: multiply-accumulates on the example inputs, or None where none were given.
+    """
+
+    name: str
+    operator: str
+    reason: str
+    macs: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the rewriting did, for ``summary()`` and the exporters.
+
+    Attributes:
+        target: name of the target.
+        digital: every product left digital.
+        total_macs: multiply-accumulates of the whole model on the example inputs, or None.
+        log: one line a pass.
+    """
+
+    target: str
+    digital: tuple[DigitalProduct, ...]
+    total_macs: int | None
+    log: tuple[str, ...] = ()
+
+
+class AnalogModule(fx.GraphModule):
+    """A captured graph over the original's own modules, parameters and buffers.
+
+    A plain GraphModule drops whatever its graph does not mention, and turns named modules into
+    bare containers; this one keeps every name, so that a ``state_dict`` fits both ways, and
+    survives ``copy.deepcopy`` and pickling with its graph as it is.
+    """
+
+    report: Report | None = None
+
+    @classmethod
+    def over(cls, root: nn.Module, graph: fx.Graph) -> Self:
+        """Wrap ``graph`` around the members of ``root``, which are shared, not copied."""
+        module = cls(root, graph, type(root).__name__)
+        for members in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            setattr(module, members, copy.copy(getattr(root, members)))
+        module.training = root.training
+        return module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (_bare(self.graph), type(self).__name__, self._members())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AnalogModule:
+        members = copy.deepcopy(self._members(), memo)
+        return _rebuild(copy.deepcopy(self.graph), type(self).__name__, members)
+
+    def _members(self) -> dict[str, Any]:
+        """Everything of this instance that GraphModule does not make from the graph."""
+        return {k: v for k, v in self.__dict__.items() if k not in _made_from_graph()}
+
+
+def _made_from_graph() -> frozenset[str]:
+    empty = fx.GraphModule(nn.Module(), fx.Graph())
+    return frozenset(empty.__dict__.keys() - nn.Module().__dict__.keys())
+
+
+def _rebuild(graph: fx.Graph, name: str, members: dict[str, Any]) -> AnalogModule:
+    root = nn.Module()
+    root.__dict__.update(members)
+    module = AnalogModule(root, graph, name)
+    module.__dict__.update(members)
+    return module
+
+
+def _bare(graph: fx.Graph) -> fx.Graph:
+    """A copy without node metadata, which may hold anything."""
+    bare = fx.Graph()
+    bare.output(bare.graph_copy(graph, {}))
+    for node in bare.nodes:
+        node.meta = {}
+    return bare

@@ -1,0 +1,116 @@
+"""Weight noise models: pure functions with an explicit random generator.
+
+Every function returns the *deviation* of the programmed from the intended weights, in the units of
+the weights it is given: weight units or integer codes, as long as the range is in the same units.
+``generator=None`` draws from torch's global generator on the weights' device; a generator is
+always a CPU one, so that a chip is the same on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from analogize.quantize import Bound
+from analogize.targets.spec import FixedSNRNoise, GaussianNoise, NoiseModel
+
+
+def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Independent N(0, 1) values with the shape, dtype and device of ``like``."""
+    if generator is None:
+        return torch.randn_like(like)
+    drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32)
+    return drawn.to(like.device, like.dtype)
+
+
+def gaussian(
+    weights: Tensor,
+    w_min: Bound,
+    w_max: Bound,
+    eta: float,
+    eta_std: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Additive Gaussian noise referenced to the range of representable weights.
+
+    sigma = eta (W_max - W_min), equation 8 of Noisy Machines, section 5.1; with ``eta_std`` the
+    level itself is drawn once a call from N(eta, eta_std), section 5.2. A negative draw needs no
+    special case: the noise is symmetric.
+
+    Args:
+        weights: the intended weights, any shape.
+        w_min: lower end of the range; a number or a tensor that broadcasts with ``weights``.
+        w_max: upper end, likewise.
+        eta: noise level, a fraction of the range.
+        eta_std: standard deviation of the level from draw to draw.
+        generator: CPU generator, or None for torch's global one.
+    """
+    noise = standard_normal(weights, generator).mul_(w_max - w_min)
+    if eta_std == 0:
+        return noise.mul_(eta)
+    level = standard_normal(weights.new_empty(()), generator).mul_(eta_std).add_(eta)
+    return noise.mul_(level)
+
+
+def fixed_snr(weights: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:
+    """Additive Gaussian noise with a fixed signal-to-noise ratio in each layer.
+
+    sigma_N = ratio * sigma_W with sigma_W the standard deviation of the layer's current weights:
+    section 4.1 of Noisy Machines, where the ratio sigma_N / sigma_W is the axis of Fig. 2.
+
+    Args:
+        weights: the intended weights, any shape.
+        ratio: sigma_N / sigma_W.
+        generator: CPU generator, or None for torch's global one.
+    """
+    return standard_normal(weights, generator).mul_(weights.std(correction=0)).mul_(ratio)
+
+
+def _draw_gaussian(
+    model: GaussianNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: torch.Generator | None
+) -> Tensor:
+    return gaussian(weights, w_min, w_max, model.eta, model.eta_std, g)
+
+
+def _draw_fixed_snr(
+    model: FixedSNRNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: torch.Generator | None
+) -> Tensor:
+    return fixed_snr(weights, model.ratio, g)
+
+
+_DRAW: dict[type, Callable[..., Tensor]] = {
+    GaussianNoise: _draw_gaussian,
+    FixedSNRNoise: _draw_fixed_snr,
+}
+_LEVEL: dict[type, str] = {GaussianNoise: "eta", FixedSNRNoise: "ratio"}
+
+
+def draw(
+    model: NoiseModel,
+    weights: Tensor,
+    w_min: Bound,
+    w_max: Bound,
+    generator: torch.Generator | None = None,
+) -> Tensor | None:
+    """Draw one instance of ``model``; None where it is silent, so that sigma = 0 is exact."""
+    if is_silent(model):
+        return None
+    return _DRAW[type(model)](model, weights, w_min, w_max, generator)
+
+
+def is_silent(model: NoiseModel) -> bool:
+    """Whether every draw of ``model`` is zero."""
+    return level(model) == 0 and getattr(model, "eta_std", 0.0) == 0
+
+
+def level(model: NoiseModel) -> float:
+    """The model's noise level: ``eta``, or ``ratio`` for the fixed-SNR form."""
+    return float(getattr(model, _LEVEL[type(model)]))
+
+
+def at_level(model: NoiseModel, value: float) -> NoiseModel:
+    """The same model at another level, validated like a target's."""
+    fields = model.model_dump() | {_LEVEL[type(model)]: value}
+    return type(model).model_validate(fields)

@@ -1,0 +1,116 @@
+"""Selected products become calls of analog operators.
+
+    y = F.conv2d(x, w)   ->   y = self.conv1.analog(x, w)
+
+The operator is added beside the weight; the weight stays where it is and travels as an argument.
+Products that share a parameter share one array. Calls with the same weight and the same attributes
+are one region.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from analogize.array import WeightArray
+from analogize.ops import AnalogOp, Region
+from analogize.passes.mark import Selected
+from analogize.passes.signature import PRODUCTS, attribute, bound_arguments, expand
+from analogize.product import Convolution, Linear, Product
+from analogize.targets.spec import Target
+
+
+def lower(module: fx.GraphModule, target: Target) -> int:
+    """Replace every selected product by an analog operator; returns how many calls."""
+    calls: dict[tuple[str, Product], list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        if isinstance(record := node.meta.get("analog"), Selected):
+            calls.setdefault((record.weight, _product(node)), []).append(node)
+    arrays: dict[tuple[int, object], WeightArray] = {}
+    for index, ((_, product), nodes) in enumerate(calls.items()):
+        region = _region(module, nodes, index)
+        weight = attribute(module, region.weight)
+        key = (id(weight), _layout(product))
+        if key not in arrays:
+            # In weight units the array needs no rescaling of activations; codes need converters.
+            folded = target.dac.bits is None and target.adc.bits is None
+            arrays[key] = WeightArray(weight, product, target, region.name, folded)
+        path = _free_path(module, region.weight)
+        op = AnalogOp(arrays[key], product, target, region)
+        owner = module.get_submodule(region.weight.rpartition(".")[0])
+        module.add_submodule(path, op.train(owner.training))
+        for node in nodes:
+            _replace(module.graph, node, path)
+    return sum(map(len, calls.values()))
+
+
+def _product(node: fx.Node) -> Product:
+    signature = PRODUCTS[node.target]
+    if signature.dimensions == 0:
+        return Linear()
+    arguments, n = bound_arguments(node), signature.dimensions
+    output_padding = arguments.get("output_padding", 0)
+    fixed = not isinstance(output_padding, fx.Node)
+    return Convolution(
+        signature.operator,
+        stride=expand(arguments["stride"], n),
+        padding=expand(arguments["padding"], n),
+        dilation=expand(arguments["dilation"], n),
+        transposed=signature.transposed,
+        output_padding=expand(output_padding if fixed else 0, n),
+        groups=arguments["groups"],
+    )
+
+
+def _layout(product: Product) -> object:
+    """What decides how a weight lies in the array."""
+    if isinstance(product, Linear):
+        return "linear"
+    return product.transposed, product.groups
+
+
+def _region(module: fx.GraphModule, nodes: list[fx.Node], index: int) -> Region:
+    first = nodes[0]
+    record: Selected = first.meta["analog"]
+    weight: Tensor = attribute(module, record.weight)
+    bias = first.meta.get("bias")
+    macs = [n.meta.get("macs", 0) for n in nodes]
+    measured = all("macs" in n.meta for n in nodes)
+    source: Any = first.args[0]
+    return Region(
+        name=record.name,
+        operator=record.operator,
+        weight=record.weight,
+        weight_shape=tuple(weight.shape),
+        bias=str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None,
+        index=index,
+        calls=len(nodes),
+        macs=sum(macs) if measured else None,
+        input_shape=source.meta.get("shape") if isinstance(source, fx.Node) else None,
+        output_shape=first.meta.get("shape"),
+    )
+
+
+def _free_path(module: fx.GraphModule, weight: str) -> str:
+    """Where the operator goes: beside its weight, under a name nobody uses yet."""
+    owner_path, _, name = weight.rpartition(".")
+    owner: nn.Module = module.get_submodule(owner_path)
+    wanted = "analog" if name == "weight" else f"analog_{name}"
+    free, number = wanted, 1
+    while hasattr(owner, free):
+        number += 1
+        free = f"{wanted}_{number}"
+    return f"{owner_path}.{free}" if owner_path else free
+
+
+def _replace(graph: fx.Graph, node: fx.Node, path: str) -> None:
+    arguments = bound_arguments(node)
+    operands = [arguments["input"], arguments["weight"]]
+    if isinstance(padding := arguments.get("output_padding"), fx.Node):
+        operands.append(padding)
+    with graph.inserting_before(node):
+        call = graph.call_module(path, tuple(operands))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    graph.erase_node(node)

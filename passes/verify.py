@@ -1,0 +1,74 @@
+"""Check the result: nothing selected was left over, and the digital function is preserved.
+
+With example inputs, the rewritten model runs with every stage bypassed and must return what the
+original returned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from analogize.errors import PassError
+from analogize.ops import AnalogOp, bypassed
+from analogize.passes.mark import Selected
+from analogize.passes.request import request_of
+from analogize.targets.spec import Target
+
+# Splitting a bias off changes the order of additions: a few units in the last place a layer.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def verify(module: fx.GraphModule, target: Target) -> int:
+    """Check; returns 0, for nothing is rewritten.
+
+    Raises:
+        PassError: a selected product was not lowered, or outputs differ from the original's.
+    """
+    for node in module.graph.nodes:
+        lowered = node.op == "call_module" and isinstance(
+            module.get_submodule(str(node.target)), AnalogOp
+        )
+        if isinstance(node.meta.get("analog"), Selected) and not lowered:
+            raise PassError(f"node '{node.name}' was selected but not lowered")
+    request = request_of(module)
+    if request.example is None:
+        return 0
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        module.eval()
+        module.recompile()
+        with torch.no_grad(), bypassed(module):
+            actual = request.example(module)
+    finally:
+        for part, training in modes:
+            part.training = training
+    require_equal(actual, request.expected)
+    return 0
+
+
+def require_equal(actual: Any, expected: Any) -> None:
+    """Compare two nested outputs leaf by leaf.
+
+    Raises:
+        PassError: a tensor differs by more than rounding, or the structures differ.
+    """
+    mine, theirs = tree_leaves(actual), tree_leaves(expected)
+    if len(mine) != len(theirs):
+        raise PassError(f"the rewritten model returns {len(mine)} values, not {len(theirs)}")
+    for index, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+        if not isinstance(b, Tensor) or not b.is_floating_point() or not b.numel():
+            continue
+        if a.shape != b.shape:
+            raise PassError(f"output {index}: shape {tuple(a.shape)}, not {tuple(b.shape)}")
+        scale = b.abs().nan_to_num().max().clamp(min=torch.finfo(b.dtype).tiny)
+        error = float(((a - b).abs().nan_to_num().max() / scale).float())
+        if error > _TOLERANCE.get(b.dtype, 1e-4):
+            raise PassError(
+                f"output {index} of the rewritten model differs from the original's by "
+                f"{error:.1e} of its largest value, with every analog stage bypassed; the "
+                "captured graph does not compute the model's function"
+            )
