@@ -173,8 +173,8 @@ class AnalogOp(nn.Module):
         used = self._weights(weight)
         stages = self._stages(product, x)
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            y: Tensor = _Analog.apply(x, weight, used, self.array, stages)[0]
-            return y
+            result: Tensor = _Analog.apply(x, weight, used, self.array, stages)[0]
+            return result
         return _convert_output(_accumulate(x, used, stages), stages)
 
     def _weights(self, weight: Tensor) -> Tensor:

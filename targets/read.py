@@ -43,10 +43,9 @@ class Node:
         """The node at ``path``, or the deepest one on the way to it."""
         node = self
         for step in path:
-            if not isinstance(node.value, dict | list):
-                break
+            inside: Any = node.value if isinstance(node.value, dict | list) else {}
             try:
-                node = node.value[step]
+                node = inside[step]
             except (KeyError, IndexError, TypeError):
                 break
         return node
