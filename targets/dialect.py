@@ -43,8 +43,15 @@ def _speak_core_schema(speaker: type[Loader] | type[Dumper]) -> None:
         speaker.add_implicit_resolver(tag, re.compile(rf"^{pattern}\Z"), first)
 
 
+def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """Escape the Unicode line breaks, which PyYAML would write bare and read back as newlines."""
+    style = '"' if set(text) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar(STR, text, style=style)
+
+
 _speak_core_schema(Loader)
 _speak_core_schema(Dumper)
+Dumper.add_representer(str, _represent_text)
 
 
 def dump(data: Any) -> str:

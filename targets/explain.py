@@ -40,7 +40,7 @@ def _explain(details: ErrorDetails, root: Node) -> Problem:
     context: dict[str, Any] = details.get("ctx", {})
     match details["type"]:
         case "inconsistent":
-            path += context["key"].split(".")
+            path += [int(key) if key.isdigit() else key for key in context["key"].split(".")]
             text = f"{_show(root, path)} is not allowed: {context['reason']}"
         case "extra_forbidden":
             siblings = keys_of(follow(details["loc"][:-1])[1])

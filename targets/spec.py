@@ -43,6 +43,9 @@ Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+_NO_CLIPPING = "'range: {kind: absmax}' clips nothing"
+
+
 def _require_constants(schema: dict[str, Any]) -> None:
     """List `schema`, `kind` and `model` as required: they have one value, but files must say it."""
     constants = [key for key, value in schema.get("properties", {}).items() if "const" in value]
@@ -147,7 +150,8 @@ class Weights(Spec):
     range: WeightRange | None = Field(
         default=None,
         description="[W_min, W_max] of section 5.1, fixed once per layer; weights are clipped to "
-        "it and noise is referenced to it. null: nothing is clipped.",
+        "it, its grid spans it, and eta refers to it. null: nothing is clipped, and neither bits "
+        "nor Gaussian noise can be given (kind: absmax clips nothing either, and allows both).",
     )
     bits: Bits | None = Field(
         default=None,
@@ -164,6 +168,8 @@ class Weights(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.bits is not None and self.range is None:
+            raise _refuse("bits", f"a grid needs a range to span; {_NO_CLIPPING}")
         _check_grid(self.bits, self.grid, self.range)
         return self
 
@@ -262,6 +268,15 @@ class Target(Spec):
     adc: Converter = Field(default=Converter(), description="Outputs of the array.")
     array: Array | None = Field(default=None, description="Size of a tile; null: unlimited.")
     digital: Digital = Field(default=Digital(), description="What is never mapped to the array.")
+
+    @model_validator(mode="after")
+    def _check_reference(self) -> Self:
+        """Equation 8 refers eta to W_max - W_min, which only a range defines."""
+        for index, model in enumerate(self.noise):
+            if isinstance(model, GaussianNoise) and self.weights.range is None:
+                reason = f"eta is a share of W_max - W_min, so give weights.range; {_NO_CLIPPING}"
+                raise _refuse(f"noise.{index}.eta", reason)
+        return self
 
     def to_yaml(self) -> str:
         """The target as a YAML file that ``load_target`` reads back equal, defaults spelled out."""
