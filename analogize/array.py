@@ -21,6 +21,8 @@ from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, percentiles, to_codes
 from analogize.targets import spec
 
+aten = torch.ops.aten
+
 
 def region_seed(seed: int, name: str) -> int:
     """The seed of one region's draw: a hash, so that no order of visiting matters."""
@@ -122,11 +124,15 @@ class WeightArray(FixedRange):
         """Lay grid and limits anew from the range buffer."""
         super().refresh()
         self.limits: tuple[Bound, Bound] | None = None
+        self._edges: tuple[float, ...] | None = None
         if self.range.is_meta or not self.is_known:
             return
         if self.range.ndim == 1:
             low, high = self.range.tolist()
             self.limits = low, high
+            # hardtanh_backward excludes its limits; the next float beyond them includes ours.
+            outward = torch.tensor([-torch.inf, torch.inf])
+            self._edges = tuple(torch.nextafter(self.range.cpu(), outward).tolist())
         else:
             self.limits = self._view(self.range[0]), self._view(self.range[1])
 
@@ -164,16 +170,20 @@ class WeightArray(FixedRange):
         codes = to_codes(clipped, grid)
         return codes.mul_(grid.scale) if self.folded else codes
 
-    def weight_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
-        """Carry a gradient from array units back to the weights, straight through the rounding.
+    def real(self, weight: Tensor) -> Tensor:
+        """Clipped and quantized weights in weight units, without noise; not differentiable."""
+        clean, grid = self.clean(weight), self.grid
+        return clean if grid is None or self.folded else clean.mul_(grid.scale)
 
-        Zero where a weight lies outside the range: the true derivative of the clipping.
+    def mask_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """Zero a gradient where a weight lies outside the range: the derivative of the clipping.
+
+        A weight on either end of the range counts as inside, so that projected weights can return.
         """
-        grid = None if self.folded else self.grid
-        if grid is not None:
-            grad = grad / grid.scale
         if self.limits is None:
             return grad
+        if self._edges is not None and weight.dtype == torch.float32:
+            return aten.hardtanh_backward(grad, weight, *self._edges)  # type: ignore[no-any-return]
         low, high = self.limits
         return grad * ((weight >= low) & (weight <= high))
 

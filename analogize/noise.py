@@ -20,9 +20,26 @@ from analogize.targets.spec import FixedSNRNoise, GaussianNoise, NoiseModel
 def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Independent N(0, 1) values with the shape, dtype and device of ``like``."""
     if generator is None:
-        return torch.randn_like(like)
+        return _eager_randn_like(like) if torch.compiler.is_compiling() else torch.randn_like(like)
     drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32)
     return drawn.to(like.device, like.dtype)
+
+
+@torch.library.custom_op(
+    "analogize::randn_like", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
+)
+def _eager_randn_like(like: Tensor) -> Tensor:
+    """``torch.randn_like`` that torch.compile leaves alone.
+
+    Inductor's own generator for CPUs is scalar, an order of magnitude slower than eager torch's,
+    and draws other values for the same seed; this one draws the eager ones.
+    """
+    return torch.randn_like(like)
+
+
+@_eager_randn_like.register_fake
+def _(like: Tensor) -> Tensor:
+    return torch.empty_like(like)
 
 
 def gaussian(
@@ -47,11 +64,11 @@ def gaussian(
         eta_std: standard deviation of the level from draw to draw.
         generator: CPU generator, or None for torch's global one.
     """
-    noise = standard_normal(weights, generator).mul_(w_max - w_min)
+    noise = standard_normal(weights, generator)
     if eta_std == 0:
-        return noise.mul_(eta)
+        return noise.mul_((w_max - w_min) * eta)
     level = standard_normal(weights.new_empty(()), generator).mul_(eta_std).add_(eta)
-    return noise.mul_(level)
+    return noise.mul_(w_max - w_min).mul_(level)
 
 
 def fixed_snr(weights: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:

@@ -1,16 +1,7 @@
-"""The analog operator: DAC -> array -> ADC, as one differentiable function.
+"""The analog operator, a module with three stages: DAC -> array -> ADC.
 
-Forward, with zero-centred codes (see quantize.py)::
-
-    x_code = clamp(round(x / s_x))                       DAC
-    w_hat  = clamp(round(clip(w) / s_w)) + noise         array
-    acc    = product(x_code, w_hat)
-    y      = clamp(round(acc / y_step)) * s_y            ADC, y_step = float32(s_y / (s_x s_w))
-
-A stage without bits is skipped. Backward: straight through every rounding, zero where a converter
-or the weight clipping saturates, and with the *clean* weights, not the noisy ones (Noisy Machines,
-section 5.1). Codes and clean weights are computed again on the way back instead of being kept, so
-that training needs hardly more memory than the digital model.
+The module chooses the weights of a forward pass (noise mode, chip) and checks its state; the
+arithmetic is in crossbar.py.
 """
 
 from __future__ import annotations
@@ -18,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from analogize.array import WeightArray
 from analogize.converter import Converter
+from analogize.crossbar import Differentiable, Dtypes, Stages, infer
 from analogize.errors import CalibrationError
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
 from analogize.targets.spec import Target
-
-aten = torch.ops.aten
 
 NoiseMode = Literal["off", "fresh", "programmed"]
 
@@ -68,27 +57,6 @@ class Region:
     output_shape: tuple[int, ...] | None = None
 
 
-class Stages(NamedTuple):
-    """The fixed parts of one operator, as tensors and numbers; scales are None where there is none.
-
-    ``x_*`` belong to the DAC, ``step`` and ``y_*`` to the ADC. ``gain`` rescales the accumulated
-    array units where there is no ADC. ``dtype`` is what the product runs in, ``output_dtype`` what
-    the digital operator would return.
-    """
-
-    product: Product
-    x_scale: Tensor | None
-    x_low: float
-    x_high: float
-    step: Tensor | None
-    y_scale: Tensor | None
-    y_low: float
-    y_high: float
-    gain: Tensor | None
-    dtype: torch.dtype
-    output_dtype: torch.dtype
-
-
 class AnalogOp(nn.Module):
     """One product with stored weights, as an analog array computes it; the bias stays outside.
 
@@ -105,9 +73,6 @@ class AnalogOp(nn.Module):
         observer: while calibrating, receives (input, output) of the digital product.
     """
 
-    step: Tensor | None
-    gain: Tensor | None
-
     def __init__(
         self, array: WeightArray, product: Product, target: Target, region: Region
     ) -> None:
@@ -118,23 +83,31 @@ class AnalogOp(nn.Module):
         self.tile_size = target.array
         self.mode: NoiseMode | None = None
         self.observer: Callable[[Tensor, Tensor], None] | None = None
-        self.register_buffer("step", None, persistent=False)
-        self.register_buffer("gain", None, persistent=False)
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
         self.refresh()
 
     def refresh(self) -> None:
-        """Compute the ADC's step or the gain anew; needed whenever a range was changed."""
-        device = self.array.range.device
-        factor = torch.ones((), dtype=torch.float64, device=device)
-        scales = [s for s in (self.dac.scale, self.array.output_scale) if s is not None]
+        """Derive the fixed parts of the arithmetic; needed whenever a range was changed."""
+        dac, adc = self.dac, self.adc
+        factor = torch.ones((), dtype=torch.float64, device=self.array.range.device)
+        scales = [s for s in (dac.scale, self.array.output_scale) if s is not None]
         for scale in scales:
             factor = factor * scale.double()
-        self.step = self.gain = None
-        if self.adc.scale is not None:
-            self.step = (self.adc.scale.double() / factor).float()
-        elif scales:
-            self.gain = factor.float()
+        converts = adc.scale is not None
+        low, high = _number(dac.low), _number(dac.high)
+        # Half a step beyond the last code still rounds onto it.
+        edge = 0.0 if dac.scale is None else float(dac.scale.double())
+        self._stages = Stages(
+            x_scale=dac.scale,
+            x_low=low,
+            x_high=high,
+            x_edges=(edge * (low - 0.5), edge * (high + 0.5)),
+            step=(adc.scale.double() / factor).float() if adc.scale is not None else None,
+            y_scale=adc.scale,
+            y_low=_number(adc.low),
+            y_high=_number(adc.high),
+            gain=factor.float() if scales and not converts else None,
+        )
 
     @property
     def is_calibrated(self) -> bool:
@@ -170,12 +143,13 @@ class AnalogOp(nn.Module):
             self._refuse_uncalibrated()
         if self.is_exact:
             return product.forward(x, weight)
-        used = self._weights(weight)
-        stages = self._stages(product, x)
+        used, dtypes = self._weights(weight), self._dtypes(x)
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            result: Tensor = _Analog.apply(x, weight, used, self.array, stages)[0]
+            result: Tensor = Differentiable.apply(
+                x, weight, used, self.array, product, self._stages, dtypes
+            )[0]
             return result
-        return _convert_output(_accumulate(x, used, stages), stages)
+        return infer(x, used, product, self._stages, dtypes)
 
     def _weights(self, weight: Tensor) -> Tensor:
         """The weights of this forward pass in array units."""
@@ -189,35 +163,21 @@ class AnalogOp(nn.Module):
             clean = self.array.clean(weight.detach())
             return clean if mode == "off" else self.array.noisy(clean)
 
-    def _stages(self, product: Product, x: Tensor) -> Stages:
-        dac, adc = self.dac, self.adc
-        native = x.dtype
-        if torch.is_autocast_enabled(x.device.type) and native != torch.float64:
-            native = torch.get_autocast_dtype(x.device.type)
-        return Stages(
-            product,
-            dac.scale,
-            _number(dac.low),
-            _number(dac.high),
-            self.step,
-            adc.scale,
-            _number(adc.low),
-            _number(adc.high),
-            self.gain,
-            self._product_dtype(native),
-            native,
-        )
-
-    def _product_dtype(self, native: torch.dtype) -> torch.dtype:
-        """The dtype to multiply in.
+    def _dtypes(self, x: Tensor) -> Dtypes:
+        """What to compute in: the digital operator's dtype, unless codes would suffer.
 
         Codes must stay exact and their sums finite: more than 8 bits do not fit bfloat16, and sums
         of codes overflow float16, so either goes through float32.
         """
+        native, device = x.dtype, x.device.type
+        if torch.is_autocast_enabled(device) and native != torch.float64:
+            native = torch.get_autocast_dtype(device)
+        if native in (torch.float32, torch.float64):
+            return Dtypes(native, native)
         in_codes = self.dac.scale is not None or self.array.output_scale is not None
         bits = max(self.dac.bits or 0, self.array.bits or 0)
-        too_fine = native == torch.bfloat16 and bits > _EXACT_IN_BFLOAT16_BITS
-        return torch.float32 if in_codes and (too_fine or native == torch.float16) else native
+        fits = native == torch.bfloat16 and bits <= _EXACT_IN_BFLOAT16_BITS
+        return Dtypes(torch.float32 if in_codes and not fits else native, native)
 
     def _refuse_uncalibrated(self) -> None:
         missing = " and ".join(
@@ -273,96 +233,3 @@ def _refresh(op: AnalogOp, incompatible_keys: object) -> None:
 def _number(bound: Bound) -> float:
     assert isinstance(bound, float), "a converter's range is one for all channels"
     return bound
-
-
-def _accumulate(x: Tensor, weights: Tensor, stages: Stages) -> Tensor:
-    """DAC and product: accumulated array units."""
-    codes = _input_codes(x, stages)
-    dtype = stages.dtype
-    with torch.autocast(x.device.type, enabled=False):
-        return stages.product.forward(codes.to(dtype), weights.to(dtype))
-
-
-def _input_codes(x: Tensor, stages: Stages) -> Tensor:
-    if stages.x_scale is None:
-        return x
-    return (x / stages.x_scale).round_().clamp_(stages.x_low, stages.x_high)
-
-
-def _convert_output(acc: Tensor, stages: Stages) -> Tensor:
-    """ADC on accumulated array units, in place; back in the model's units."""
-    if stages.step is not None and stages.y_scale is not None:
-        acc = acc.div_(stages.step).round_().clamp_(stages.y_low, stages.y_high)
-        acc = acc.mul_(stages.y_scale)
-    elif stages.gain is not None:
-        acc = acc.mul_(stages.gain)
-    return acc.to(stages.output_dtype)
-
-
-class _Analog(torch.autograd.Function):
-    """The operator with its explicit backward pass; returns (y, where the ADC saturates)."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, used: Tensor, array: WeightArray, stages: Stages
-    ) -> tuple[Tensor, Tensor | None]:
-        acc = _accumulate(x, used, stages)
-        if stages.step is None or stages.y_scale is None:
-            return _convert_output(acc, stages), None
-        rounded = acc.div_(stages.step).round_()
-        codes = rounded.clamp(stages.y_low, stages.y_high)
-        # One byte an element instead of four: 0 where the ADC is in range.
-        saturated = rounded.sub_(codes).clamp_(-1, 1).to(torch.int8)
-        return codes.mul_(stages.y_scale).to(stages.output_dtype), saturated
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        x, weight, _, ctx.array, ctx.stages = inputs
-        saturated = output[1]
-        if saturated is not None:
-            ctx.mark_non_differentiable(saturated)
-        ctx.save_for_backward(x, weight, saturated)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return None, None, None, None, None
-        x, weight, saturated = ctx.saved_tensors
-        stages: Stages = ctx.stages
-        array: WeightArray = ctx.array
-        if saturated is not None:
-            grad = aten.hardtanh_backward(grad, saturated.to(grad.dtype), -0.5, 0.5)
-        grad = _output_gradient(grad, stages)
-        codes = _input_codes(x, stages).to(stages.dtype)
-        clean = array.clean(weight).to(stages.dtype)
-        grad_x, grad_w = stages.product.backward(
-            grad.to(stages.dtype), codes, clean, (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        )
-        if grad_x is not None:
-            grad_x = _input_gradient(grad_x.to(x.dtype), x, stages)
-        if grad_w is not None:
-            grad_w = array.weight_gradient(grad_w.to(weight.dtype), weight)
-        return grad_x, grad_w, None, None, None
-
-
-def _output_gradient(grad: Tensor, stages: Stages) -> Tensor:
-    """From the model's units to array units: y = acc * gain, or y = round(acc / step) * s_y."""
-    if stages.step is not None and stages.y_scale is not None:
-        return grad * (stages.y_scale / stages.step)
-    return grad if stages.gain is None else grad * stages.gain
-
-
-def _input_gradient(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
-    """Straight through the DAC's rounding; zero where it saturates."""
-    if stages.x_scale is None:
-        return grad
-    # The codes' own limits plus the half step that still rounds onto them.
-    low = stages.x_scale * (stages.x_low - 0.5)
-    high = stages.x_scale * (stages.x_high + 0.5)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        grad = aten.hardtanh_backward(grad, x, float(low), float(high))
-    else:
-        grad = grad * ((x > low) & (x < high))
-    return grad.div_(stages.x_scale)

@@ -1,0 +1,170 @@
+"""The arithmetic of one analog operator, forward and backward, as functions on tensors.
+
+Forward, with zero-centred codes (see quantize.py)::
+
+    x_code = clamp(round(x / s_x))                       DAC
+    w_hat  = clamp(round(clip(w) / s_w)) + noise         array (see array.py)
+    acc    = product(x_code, w_hat)
+    y      = clamp(round(acc / y_step)) * s_y            ADC, y_step = float32(s_y / (s_x s_w))
+
+A stage without bits is skipped. Backward: straight through every rounding, zero where a converter
+or the weight clipping saturates, and with the *clean* weights, not the noisy ones (Noisy Machines,
+section 5.1). Codes and clean weights are computed again on the way back instead of being kept, so
+that training needs hardly more memory than the digital model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from analogize.array import WeightArray
+from analogize.product import Product
+
+aten = torch.ops.aten
+
+
+class Stages(NamedTuple):
+    """The fixed parts of one operator, as tensors and numbers.
+
+    Attributes:
+        x_scale: the DAC's step, 0-d, or None without a DAC.
+        x_low: its smallest zero-centred code; ``x_high`` the largest.
+        x_edges: the inputs beyond which it saturates.
+        step: the ADC's step in accumulated array units, or None without an ADC.
+        y_scale: the ADC's step in the model's units, or None.
+        y_low: its smallest zero-centred code; ``y_high`` the largest.
+        gain: the model's units in one accumulated unit, where no ADC rescales; None for 1.
+    """
+
+    x_scale: Tensor | None
+    x_low: float
+    x_high: float
+    x_edges: tuple[float, float]
+    step: Tensor | None
+    y_scale: Tensor | None
+    y_low: float
+    y_high: float
+    gain: Tensor | None
+
+
+class Dtypes(NamedTuple):
+    """What one call computes in: ``product`` for the array, ``output`` for what it returns."""
+
+    product: torch.dtype
+    output: torch.dtype
+
+
+def infer(x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: Dtypes) -> Tensor:
+    """The forward pass without a graph; ``weights`` are in array units."""
+    acc = _accumulate(x, weights, product, stages, dtypes)
+    if stages.step is not None and stages.y_scale is not None:
+        acc = acc.div_(stages.step).round_().clamp_(stages.y_low, stages.y_high)
+        acc = acc.mul_(stages.y_scale)
+    elif stages.gain is not None:
+        acc = acc.mul_(stages.gain)
+    return acc.to(dtypes.output)
+
+
+class Differentiable(torch.autograd.Function):
+    """The forward pass with its explicit backward; returns (y, where the ADC saturates).
+
+    ``apply(x, weight, used, array, product, stages, dtypes)``: ``used`` are the weights of this
+    pass in array units, ``weight`` the parameter that receives the gradient.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        used: Tensor,
+        array: WeightArray,
+        product: Product,
+        stages: Stages,
+        dtypes: Dtypes,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See the class."""
+        if stages.step is None or stages.y_scale is None:
+            return infer(x, used, product, stages, dtypes), None
+        acc = _accumulate(x, used, product, stages, dtypes)
+        rounded = acc.div_(stages.step).round_()
+        codes = rounded.clamp(stages.y_low, stages.y_high)
+        # One byte an element instead of four: 0 where the ADC is in range.
+        excess = rounded.sub_(codes).clamp_(-1, 1).to(torch.int8)
+        return codes.mul_(stages.y_scale).to(dtypes.output), excess
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        """Keep the operands, which the digital operator would keep too."""
+        x, weight, _, ctx.array, ctx.product, ctx.stages, ctx.dtypes = inputs
+        excess = output[1]
+        if excess is not None:
+            ctx.mark_non_differentiable(excess)
+        ctx.save_for_backward(x, weight, excess)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients for x and weight."""
+        if grad is None:
+            return (None,) * 7
+        x, weight, excess = ctx.saved_tensors
+        stages: Stages = ctx.stages
+        dtype = ctx.dtypes.product
+        if excess is not None:
+            grad = _stop_saturated(grad, excess.to(grad.dtype))
+        # With weights in their own units, the scales of all stages cancel in x's gradient.
+        grad_x, grad_w = ctx.product.backward(
+            grad.to(dtype),
+            _input_codes(x, stages).to(dtype),
+            ctx.array.real(weight).to(dtype),
+            ctx.needs_input_grad[:2],
+        )
+        if grad_x is not None:
+            grad_x = _stop_outside(grad_x.to(x.dtype), x, stages)
+        if grad_w is not None:
+            grad_w = grad_w.to(weight.dtype)
+            if stages.x_scale is not None:
+                grad_w = grad_w.mul_(stages.x_scale)
+            grad_w = ctx.array.mask_gradient(grad_w, weight)
+        return grad_x, grad_w, None, None, None, None, None
+
+
+def _accumulate(
+    x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: Dtypes
+) -> Tensor:
+    """DAC and product: accumulated array units."""
+    codes, weights = _input_codes(x, stages).to(dtypes.product), weights.to(dtypes.product)
+    if dtypes.product == dtypes.output:
+        return product.forward(codes, weights)
+    with torch.autocast(x.device.type, enabled=False):
+        return product.forward(codes, weights)
+
+
+def _stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
+    """``grad`` where ``excess`` is 0, else 0; a new tensor."""
+    if torch.compiler.is_compiling():
+        # Arithmetic instead of a comparison: Inductor's CPU code for boolean tensors is slow.
+        return grad * (1 - excess.abs())
+    return aten.hardtanh_backward.grad_input(grad, excess, -0.5, 0.5, grad_input=excess)  # type: ignore[no-any-return]
+
+
+def _stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
+    """``grad`` where the DAC does not saturate at ``x``, else 0; may overwrite ``grad``."""
+    if stages.x_scale is None:
+        return grad
+    if torch.compiler.is_compiling():
+        rounded = (x / stages.x_scale).round()
+        beyond = rounded - rounded.clamp(stages.x_low, stages.x_high)
+        return grad * (1 - beyond.abs().clamp(max=1))
+    return aten.hardtanh_backward.grad_input(grad, x, *stages.x_edges, grad_input=grad)  # type: ignore[no-any-return]
+
+
+def _input_codes(x: Tensor, stages: Stages) -> Tensor:
+    if stages.x_scale is None:
+        return x
+    return (x / stages.x_scale).round_().clamp_(stages.x_low, stages.x_high)
