@@ -1,0 +1,253 @@
+"""What a Monte Carlo evaluation found: values per chip, their statistics, JSON, table and plot."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, computed_field
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from analogize.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEMA: Final = 1
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's confidence interval for the mean that ``values`` are a sample of.
+
+    It is mean -+ t(n - 1) s / sqrt(n), with s the sample's standard deviation (ddof = 1), and is
+    not cut off at a metric's limits.
+
+    Args:
+        values: Independent draws, one a chip.
+        confidence: How often such an interval covers the true mean, between 0 and 1.
+
+    Returns:
+        Both ends; None below two values, which tell nothing about their spread.
+    """
+    count = len(values)
+    if count < 2:
+        return None
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * deviation / math.sqrt(count)
+    return mean - half, mean + half
+
+
+class Level(BaseModel):
+    """The chips of one noise level.
+
+    Attributes:
+        eta: The noise level asked for; None is the target's own noise.
+        values: The metric on each chip, in the order of ``Evaluation.seeds``.
+        deterministic: Whether nothing was drawn at this level, neither a chip nor anything else:
+            then one pass says it all, and ``values`` holds one value for any number of chips.
+    """
+
+    # Statistics are written to the file for its readers, and computed again when it is read.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    eta: FiniteFloat | None
+    values: tuple[FiniteFloat, ...] = ()
+    deterministic: bool = False
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def mean(self) -> float | None:
+        """Mean over chips; None before the first."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over chips (ddof = 1); None below two chips that differ by noise."""
+        if self.deterministic:
+            return 0.0
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the mean over chips (Student's t); None below two chips."""
+        if self.deterministic and self.values:
+            return self.values[0], self.values[0]
+        return t_interval(self.values)
+
+
+class Fingerprint(BaseModel):
+    """What decides the values of a run, so that a resumed run continues the same one.
+
+    Attributes:
+        seed: The seed that the chips' seeds derive from.
+        etas: The noise levels asked for.
+        metric: The metric's name and settings.
+        target: Digest of every operator's noise, converters and grids.
+        weights: Digest of the model's ``state_dict``, calibrated ranges included.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    etas: tuple[FiniteFloat | None, ...]
+    metric: str
+    target: str
+    weights: str
+
+
+class Evaluation(BaseModel):
+    """A metric over programmed chips at one or several noise levels; ``evaluate`` makes it.
+
+    Attributes:
+        metric: The metric's name.
+        target: The target's name.
+        noise: The kinds of weight noise, which say what ``eta`` means.
+        instances: Chips asked for at each level.
+        seeds: Their seeds, the same at every level: ``program(model, seeds[k])`` gives chip k.
+        samples: Number of samples in the data; None before the first chip.
+        levels: Values and statistics, in the order the levels were asked for.
+        fingerprint: What the values depend on.
+        versions: Versions of analogize and torch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    metric: str
+    target: str
+    noise: tuple[str, ...]
+    instances: int = Field(ge=1)
+    seeds: tuple[int, ...]
+    samples: int | None = None
+    levels: tuple[Level, ...]
+    fingerprint: Fingerprint
+    versions: dict[str, str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chip was measured; False in the file of an interrupted run."""
+        return all(map(self.is_done, range(len(self.levels))))
+
+    def is_done(self, index: int) -> bool:
+        """Whether level ``index`` has all of its chips."""
+        level = self.levels[index]
+        return level.deterministic or len(level.values) >= self.instances
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as JSON; the file is replaced as a whole or not at all.
+
+        Raises:
+            EvaluationError: the file cannot be written.
+        """
+        file = Path(path)
+        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        text = self.model_dump_json(by_alias=True, indent=1)
+        try:
+            beside.write_text(text + "\n", encoding="utf-8")
+            os.replace(beside, file)
+        except OSError as cause:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise EvaluationError(f"cannot write the evaluation to {file}: {cause}") from cause
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what ``save`` wrote, or the file of an interrupted run.
+
+        Raises:
+            EvaluationError: the file cannot be read or is no evaluation of this schema.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except OSError as cause:
+            raise EvaluationError(f"cannot read the evaluation {path}: {cause}") from cause
+        except ValidationError as cause:
+            first = cause.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "the file"
+            raise EvaluationError(
+                f"{path} is no evaluation of schema {SCHEMA}: {key}: {first['msg']}"
+            ) from cause
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary a level (eta, chips, mean, std, low, high, deterministic), for tables."""
+        rows = []
+        for level in self.levels:
+            low, high = level.interval or (None, None)
+            row = {"eta": level.eta, "chips": len(level.values), "mean": level.mean}
+            rows.append(
+                row
+                | {"std": level.std, "low": low, "high": high}
+                | {"deterministic": level.deterministic}
+            )
+        return rows
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        ax: Axes | None = None,
+        *,
+        label: str | None = None,
+    ) -> Axes:
+        """Draw the metric against eta: mean, 95 % interval as a band, one std as error bars.
+
+        A level without a number (the target's own noise) becomes a dashed horizontal line. Only
+        Matplotlib's object interface is used, so no display is needed and no state is shared.
+
+        Args:
+            path: Where to write the figure; its suffix chooses the format.
+            ax: Where to draw; a new figure by default. Draw several evaluations into one to
+                compare them.
+            label: Name in the legend; the target's by default.
+
+        Returns:
+            The axes drawn into.
+
+        Raises:
+            EvaluationError: nothing was measured yet, or the figure cannot be written.
+        """
+        from analogize.plot import draw_robustness, write_figure
+
+        axes = draw_robustness(self, ax, label or self.target)
+        if path is not None:
+            write_figure(axes, path)
+        return axes
+
+    def __str__(self) -> str:
+        """A table with one row a level."""
+        samples = "no samples yet" if self.samples is None else f"{self.samples} samples"
+        table = Table(
+            title=f"{self.metric} on {self.target}, {samples}, seed {self.fingerprint.seed}",
+            title_justify="left",
+        )
+        for name in ("eta", "chips", "mean", "std", "95 % interval"):
+            table.add_column(name, justify="right")
+        for level in self.levels:
+            table.add_row(*self._cells(level))
+        stream = StringIO()
+        Console(file=stream, width=100, color_system=None).print(table)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+    def _cells(self, level: Level) -> tuple[str, ...]:
+        chips = f"{len(level.values)}"
+        if level.deterministic:
+            chips = "all alike"
+        elif len(level.values) < self.instances:
+            chips += f" of {self.instances}"
+        eta = "target's" if level.eta is None else f"{level.eta:g}"
+        bounds = level.interval
+        interval = "-" if bounds is None else f"[{bounds[0]:.5g}, {bounds[1]:.5g}]"
+        return eta, chips, _number(level.mean), _number(level.std), interval
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"

@@ -1,0 +1,160 @@
+"""One pass of the whole data through one programmed chip, leaving no trace on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from analogize.calls import Call, batch_call, device_of
+from analogize.chip import program
+from analogize.errors import AnalogizeError, EvaluationError
+from analogize.metrics import Score, describe
+from analogize.ops import operators
+
+
+class Pass(NamedTuple):
+    """What one pass found.
+
+    Attributes:
+        value: The metric.
+        samples: Number of samples.
+        drew: Whether the model drew random numbers, besides those of its chip.
+    """
+
+    value: float
+    samples: int
+    drew: bool
+
+
+@torch.no_grad()
+def run_chip(model: nn.Module, data: Iterable[Any], score: Score, seed: int) -> Pass:
+    """Program chip ``seed`` and measure ``score`` on it over the whole data.
+
+    Torch's generators start from ``seed`` as well, so that a shuffling loader, or a model that
+    draws in eval mode, repeats itself whatever ran before.
+
+    Args:
+        model: A rewritten model in eval mode and noise mode ``"programmed"``.
+        data: Batches of (inputs, targets).
+        score: What accumulates the metric.
+        seed: The chip.
+
+    Raises:
+        EvaluationError: No data, a batch of another form, or a metric that is no finite number.
+    """
+    device = device_of(model)
+    program(model, seed)
+    _seed_generators(device, seed)
+    score.reset(device)
+    samples, drew = 0, False
+    for index, batch in enumerate(data):
+        call, targets, count = _unpack(batch, index, device)
+        # Only the model counts here: loaders draw a seed of their own for every pass.
+        before = _generator_states(device)
+        outputs = _forward(model, call, index)
+        after = _generator_states(device)
+        drew = drew or not all(map(torch.equal, before, after))
+        score.update(outputs, targets, count)
+        samples += count
+    if samples == 0:
+        raise EvaluationError("the data hold no sample; evaluate() needs at least one batch")
+    return Pass(score.value(), samples, drew)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Within the block ``model`` is in eval mode; afterwards all is as it was.
+
+    Put back are the training flags, every programmed chip and torch's random state.
+    """
+    device = device_of(model)
+    flags = [(module, module.training) for module in model.modules()]
+    # A chip that its weights have outgrown must not come back as a valid one.
+    chips = [(op.array, op.array.chip, op.array._programmed_version) for op in operators(model)]
+    states = _generator_states(device)
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        for array, chip, version in chips:
+            array.chip, array._programmed_version = chip, version
+        _set_generator_states(device, states)
+
+
+def _unpack(batch: Any, index: int, device: torch.device) -> tuple[Call, Any, int]:
+    """The call, the targets and the number of samples of one batch, on ``device``."""
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        form = f"{len(batch)} parts" if isinstance(batch, list | tuple) else describe(batch)
+        raise EvaluationError(
+            f"batch {index} is {form}, and evaluate() needs (inputs, targets): put several inputs "
+            "into one tuple, or a mapping if they have names"
+        )
+    inputs, targets = batch
+    # A DataLoader makes a list of what was a tuple in the data set.
+    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+    call = batch_call((inputs, targets)).to(device)
+    targets = Call((targets,)).to(device).args[0]
+    count = _count(targets)
+    if count is None:
+        count = _count([*call.args, *call.kwargs.values()])
+    if not count:
+        raise EvaluationError(
+            f"batch {index} holds no sample: inputs {describe(inputs)}, targets {describe(targets)}"
+        )
+    return call, targets, count
+
+
+def _count(value: Any) -> int | None:
+    """Samples in a batch's part: the length of the first tensor in it, or of the list itself."""
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.ndim else None
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        found = [count for count in map(_count, value) if count is not None]
+        return found[0] if found else len(value)
+    return None
+
+
+def _forward(model: nn.Module, call: Call, index: int) -> Any:
+    try:
+        return call(model)
+    except (AnalogizeError, torch.OutOfMemoryError):
+        raise
+    except Exception as cause:
+        parts = ", ".join(map(describe, [*call.args, *call.kwargs.values()]))
+        raise EvaluationError(
+            f"the model fails on batch {index}, inputs {parts}: {type(cause).__name__}: {cause}"
+        ) from cause
+
+
+def _generator_states(device: torch.device) -> list[Tensor]:
+    """States of torch's global generators on the CPU and on ``device``."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(*_named(device)))
+    return states
+
+
+def _set_generator_states(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], *_named(device))
+
+
+def _seed_generators(device: torch.device, seed: int) -> None:
+    # torch.manual_seed would reseed every device there is, and only these are put back.
+    places = {"cpu", str(device)}
+    seeded = {place: torch.Generator(place).manual_seed(seed).get_state() for place in places}
+    _set_generator_states(device, [seeded["cpu"], seeded[str(device)]])
+
+
+def _named(device: torch.device) -> tuple[torch.device, ...]:
+    # MPS has one device, and its functions take no name.
+    return () if device.type == "mps" else (device,)

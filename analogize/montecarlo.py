@@ -1,0 +1,252 @@
+"""Monte Carlo over chip instances: the same metric on so many programmed chips."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+
+from analogize.chip import noise_level, noise_mode
+from analogize.errors import EvaluationError
+from analogize.evaluation import Evaluation, Level
+from analogize.fingerprint import chip_seed, differences, fingerprint
+from analogize.inference import run_chip, undisturbed
+from analogize.metrics import MetricLike, Score, make_score
+from analogize.module import Report
+from analogize.ops import operators
+
+
+def evaluate(
+    model: nn.Module,
+    data: Iterable[Any],
+    metric: MetricLike = "accuracy",
+    eta: float | Sequence[float | None] | None = None,
+    instances: int = 50,
+    seed: int = 0,
+    *,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+) -> Evaluation:
+    """Measure a metric on ``instances`` programmed chips at every noise level.
+
+    Each chip sees the whole data, in eval mode and without gradients. Chip k has the same seed at
+    every level (common random numbers), so that the levels of a curve, or two models measured with
+    the same ``seed``, compare more sharply than independent chips would. The paper shows mean and
+    standard deviation of 50 such inferences (section 6.1).
+
+    Whatever else the model draws at random in eval mode starts from the chip's seed too. Training
+    flags, noise modes, the programmed chip and torch's random state are put back afterwards. Where
+    nothing at all is drawn, one pass stands for every chip, and ``Level.deterministic`` says so.
+
+    Args:
+        model: A model that ``analogize`` rewrote.
+        data: A ``DataLoader`` or another iterable of batches (inputs, targets) that gives the same
+            samples every time round. Inputs are a tensor, a tuple of positional or a mapping of
+            named arguments.
+        metric: ``"accuracy"`` (top-1), a torchmetrics metric, which is cloned, or a function of
+            (outputs, targets) that returns the batch's mean, which is averaged over samples.
+        eta: A noise level, or several; None is the target's own noise. The level is ``eta`` of the
+            Gaussian noise model and the ratio of the fixed-SNR one.
+        instances: Number of chips a level, at least 1.
+        seed: What the chips' seeds derive from.
+        resume: A JSON file that is written after every chip and, where it exists, continued, also
+            with another number of instances. The data must be the same; only their number of
+            samples is checked.
+        progress: Whether to show a progress bar, on standard error.
+        device: Where to run, on a copy of the model; by default where the model is.
+
+    Returns:
+        Values per chip with mean, standard deviation and 95 % confidence interval.
+
+    Raises:
+        EvaluationError: Arguments, data, metric or the file of ``resume`` do not fit.
+        ChipError: The model has no analog operator, or no noise whose level could be set.
+        CalibrationError: A converter was never calibrated.
+    """
+    score, etas = make_score(metric), _levels(eta)
+    _check(data, instances, seed)
+    if device is not None:
+        model = copy.deepcopy(model).to(device)
+    with noise_mode(model, "programmed"), undisturbed(model):
+        begun = _resumed(_empty(model, etas, score, instances, seed), resume)
+        _check_levels(model, etas)
+        with _bar(progress) as bar:
+
+            def keep(result: Evaluation, index: int) -> None:
+                _show(bar, result, index)
+                if resume is not None:
+                    result.save(resume)
+
+            return _measure(model, data, score, begun, keep)
+
+
+def _measure(
+    model: nn.Module,
+    data: Iterable[Any],
+    score: Score,
+    result: Evaluation,
+    keep: Callable[[Evaluation, int], None],
+) -> Evaluation:
+    """Measure every chip that ``result`` lacks; ``keep`` it at each level's start and each chip."""
+    for index, level in enumerate(result.levels):
+        keep(result, index)
+        with noise_level(model, level.eta):
+            while not result.is_done(index):
+                result = _add_chip(model, data, score, result, index)
+                keep(result, index)
+    return result
+
+
+def _add_chip(
+    model: nn.Module, data: Iterable[Any], score: Score, result: Evaluation, index: int
+) -> Evaluation:
+    """``result`` with the next chip of level ``index``; errors say which one it was."""
+    level = result.levels[index]
+    number = len(level.values)
+    seed = result.seeds[number]
+    try:
+        done = run_chip(model, data, score, seed)
+    except EvaluationError as cause:
+        at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
+        raise EvaluationError(f"{cause} (chip {number}, seed {seed}, at {at})") from cause
+    if result.samples not in (None, done.samples):
+        raise EvaluationError(
+            f"the data held {result.samples} samples before and {done.samples} now: every chip "
+            "must see the same data (to start over on other data, use another file for resume)"
+        )
+    silent = all(op.array.is_silent for op in operators(model))
+    grown = Level(
+        eta=level.eta,
+        values=(*level.values, done.value),
+        deterministic=silent and number == 0 and not done.drew,
+    )
+    levels = (*result.levels[:index], grown, *result.levels[index + 1 :])
+    return result.model_copy(update={"levels": levels, "samples": done.samples})
+
+
+def _levels(eta: Any) -> tuple[float | None, ...]:
+    """The noise levels asked for, checked."""
+    # Arrays and tensors of no dimension have an __iter__ that only raises.
+    several = isinstance(eta, Iterable) and not isinstance(eta, str) and getattr(eta, "ndim", 1) > 0
+    levels = tuple(_level(one) for one in (eta if several else [eta]))
+    if not levels:
+        raise EvaluationError("eta is empty; give at least one noise level, or None")
+    twice = [x for k, x in enumerate(levels) if x in levels[:k]]
+    if twice:
+        raise EvaluationError(f"eta holds {twice[0]} twice; give every noise level once")
+    return levels
+
+
+def _level(eta: Any) -> float | None:
+    if eta is None:
+        return None
+    try:
+        level = float(eta)
+    except (TypeError, ValueError) as cause:
+        raise EvaluationError(f"eta {eta!r} is no number; give numbers from 0, or None") from cause
+    if not 0 <= level < math.inf:
+        raise EvaluationError(f"eta {level} must be a finite number of at least 0")
+    return level
+
+
+def _check(data: Any, instances: int, seed: int) -> None:
+    for name, value, least in (("instances", instances, 1), ("seed", seed, -math.inf)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            needed = "an integer" if name == "seed" else "an integer of at least 1"
+            raise EvaluationError(f"{name} is {value!r}; it must be {needed}")
+    if isinstance(data, Iterator):
+        raise EvaluationError(
+            f"the data are a {type(data).__name__}, which is used up after one chip; pass a "
+            "DataLoader or a list of batches"
+        )
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        raise EvaluationError(
+            f"the data are the data set {type(data).__name__}, which holds single samples; wrap it "
+            "in a torch.utils.data.DataLoader"
+        )
+    if not isinstance(data, Iterable):
+        raise EvaluationError(
+            f"the data are of type {type(data).__name__}; pass a DataLoader or a list of batches"
+        )
+
+
+def _check_levels(model: nn.Module, etas: Iterable[float | None]) -> None:
+    """Raise now what would otherwise end the run at its last level."""
+    for eta in etas:
+        with noise_level(model, eta):
+            pass
+
+
+def _empty(
+    model: nn.Module, etas: Iterable[float | None], score: Score, instances: int, seed: int
+) -> Evaluation:
+    """The result before the first chip."""
+    report = getattr(model, "report", None)
+    kinds = {noise.model for op in operators(model) for noise in op.array.noise}
+    run = fingerprint(model, seed, etas, score.settings)
+    return Evaluation(
+        metric=score.name,
+        target=report.target if isinstance(report, Report) else "unknown",
+        noise=tuple(sorted(kinds)),
+        instances=instances,
+        seeds=tuple(chip_seed(seed, k) for k in range(instances)),
+        levels=tuple(Level(eta=eta) for eta in run.etas),
+        fingerprint=run,
+        versions={"analogize": metadata.version("analogize"), "torch": str(torch.__version__)},
+    )
+
+
+def _resumed(empty: Evaluation, resume: str | os.PathLike[str] | None) -> Evaluation:
+    """What the file already holds of this very run, or the empty result."""
+    if resume is None or not Path(resume).exists():
+        return empty
+    before = Evaluation.load(resume)
+    found = differences(empty.fingerprint, before.fingerprint)
+    shared = min(empty.instances, before.instances)
+    if before.seeds[:shared] != empty.seeds[:shared]:
+        found.append("chips drawn by another version of analogize")
+    if found:
+        raise EvaluationError(
+            f"{os.fspath(resume)} holds another run: {'; '.join(found)}. Delete the file, or name "
+            "another, to start over"
+        )
+    levels = tuple(
+        level.model_copy(update={"values": level.values[: empty.instances]})
+        for level in before.levels
+    )
+    return empty.model_copy(update={"levels": levels, "samples": before.samples})
+
+
+def _bar(shown: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        # A log file would get blank lines for a bar.
+        disable=not shown or not (console.is_terminal or console.is_jupyter),
+    )
+
+
+def _show(bar: Progress, result: Evaluation, index: int) -> None:
+    """Set the bar: a level without noise counts as all of its chips."""
+    eta = result.levels[index].eta
+    text = "Evaluating chips" if eta is None else f"Evaluating chips, eta {eta:g}"
+    chips = result.instances
+    done = sum(chips if x.deterministic else len(x.values) for x in result.levels)
+    task = bar.task_ids[0] if bar.task_ids else bar.add_task(text, total=None)
+    bar.update(task, description=text, completed=done, total=chips * len(result.levels))

@@ -1,0 +1,116 @@
+"""Plots of results, with Matplotlib's object interface: no display, no shared state."""
+
+from __future__ import annotations
+
+import os
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from analogize.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from analogize.evaluation import Evaluation, Level
+
+# What a level means for each kind of weight noise (the paper's equation 8 and section 4.1).
+_AXIS = {
+    "gaussian": r"noise level $\eta = \sigma_N\,/\,(W_{\max} - W_{\min})$",
+    "fixed_snr": r"noise level $\sigma_N\,/\,\sigma_W$",
+}
+_ANY_AXIS = r"noise level $\eta$"
+
+
+def draw_robustness(evaluation: Evaluation, ax: Axes | None, label: str) -> Axes:
+    """Draw one evaluation: mean over chips, band of the 95 % interval, error bars of one std.
+
+    Args:
+        evaluation: What to draw.
+        ax: Where to draw; a new figure by default.
+        label: Name in the legend.
+
+    Returns:
+        The axes drawn into.
+
+    Raises:
+        EvaluationError: no level has a value yet.
+    """
+    measured = [(level, level.mean) for level in evaluation.levels if level.mean is not None]
+    if not measured:
+        raise EvaluationError("there is nothing to plot: no chip was measured yet")
+    axes = Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
+    colour = f"C{len(axes.get_legend_handles_labels()[0])}"
+    curve = [(level.eta, mean, level) for level, mean in measured if level.eta is not None]
+    curve.sort(key=itemgetter(0))
+    if curve:
+        _draw_curve(axes, curve, label, colour)
+    for level, mean in measured:
+        if level.eta is None:
+            _draw_line(axes, mean, level, f"{label} (target's own noise)", colour)
+    kinds = {_AXIS.get(kind, _ANY_AXIS) for kind in evaluation.noise}
+    axes.set_xlabel(kinds.pop() if len(kinds) == 1 else _ANY_AXIS)
+    axes.set_ylabel(evaluation.metric)
+    axes.grid(alpha=0.3)
+    axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small")
+    return axes
+
+
+def write_figure(axes: Axes, path: str | os.PathLike[str]) -> None:
+    """Write the figure that ``axes`` belong to; the suffix chooses the format.
+
+    Raises:
+        EvaluationError: the file cannot be written, or its suffix is no format Matplotlib knows.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes that were drawn into belong to a figure"
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as cause:
+        raise EvaluationError(f"cannot write the plot to {os.fspath(path)}: {cause}") from cause
+
+
+def check_figure_path(path: str | os.PathLike[str]) -> None:
+    """Raise before a long run what ``write_figure`` would raise after it.
+
+    Raises:
+        EvaluationError: the folder does not exist, or the suffix is no format Matplotlib knows.
+    """
+    file = Path(path)
+    formats = Figure().canvas.get_supported_filetypes()
+    if not file.parent.is_dir():
+        raise EvaluationError(f"cannot write the plot to {file}: there is no folder {file.parent}")
+    if file.suffix.removeprefix(".").lower() not in formats:
+        raise EvaluationError(
+            f"cannot write the plot to {file}: its suffix must be one of {', '.join(formats)}"
+        )
+
+
+def _draw_curve(
+    axes: Axes, curve: list[tuple[float, float, Level]], label: str, colour: str
+) -> None:
+    etas, means, levels = zip(*curve, strict=True)
+    # A single chip has no spread: no bar, and a band of no width.
+    bars = [level.std or 0.0 for level in levels]
+    axes.errorbar(
+        etas,
+        means,
+        bars,
+        elinewidth=1,
+        capsize=3,
+        marker="o",
+        markersize=3,
+        color=colour,
+        label=label,
+    )
+    ends = [level.interval or (mean, mean) for _, mean, level in curve]
+    low, high = zip(*ends, strict=True)
+    axes.fill_between(etas, low, high, color=colour, alpha=0.25, linewidth=0)
+
+
+def _draw_line(axes: Axes, mean: float, level: Level, label: str, colour: str) -> None:
+    axes.axhline(mean, color=colour, linestyle="--", label=label)
+    if level.interval is not None:
+        axes.axhspan(*level.interval, color=colour, alpha=0.15, linewidth=0)
