@@ -1,6 +1,6 @@
 """The bias leaves the product and becomes a digital addition.
 
-    y = F.conv2d(x, w, b)   ->   y = F.conv2d(x, w); y = y + b.view(-1, 1, 1)
+    y = F.conv2d(x, w, b)   ->   y = F.conv2d(x, w); y = y + b.type_as(y).view(-1, 1, 1)
 
 The paper quantizes the array's output before the bias is added, in the digital domain
 (Noisy Machines, section 5.1). The bias keeps its parameter and its name.
@@ -28,14 +28,17 @@ def split_bias(module: fx.GraphModule, target: Target) -> int:
             continue
         arguments["bias"] = None
         set_arguments(node, arguments)
-        dimensions = PRODUCTS[node.target].dimensions
+        users = list(node.users)
         with module.graph.inserting_after(node):
             total = module.graph.call_function(operator.add, (node, bias))
-        if dimensions:
-            with module.graph.inserting_before(total):
-                column = module.graph.call_method("view", (bias, -1, *[1] * dimensions))
-            total.args = (node, column)
-        node.replace_all_uses_with(total, delete_user_cb=lambda user, own=total: user is not own)
+        with module.graph.inserting_before(total):
+            # Under autocast the product is narrower than its bias, and so must the sum be.
+            addend = module.graph.call_method("type_as", (bias, node))
+            if dimensions := PRODUCTS[node.target].dimensions:
+                addend = module.graph.call_method("view", (addend, -1, *[1] * dimensions))
+        total.args = (node, addend)
+        for user in users:
+            user.replace_input_with(node, total)
         total.meta = {"module": node.meta.get("module"), "bias_of": node}
         node.meta["bias"] = bias
         count += 1

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogize.product import Convolution, Linear, Product, output_channels, per_channel
+
+CONVOLUTIONS = [
+    (nn.Conv1d, (2, 4, 9), {"stride": 2, "padding": 1}),
+    (nn.Conv2d, (2, 4, 7, 8), {"dilation": (1, 2), "padding": (0, 2)}),
+    (nn.Conv2d, (2, 4, 7, 8), {"groups": 2}),
+    (nn.Conv2d, (4, 7, 8), {"padding": 1}),
+    (nn.Conv3d, (2, 4, 5, 5, 5), {"stride": (1, 2, 1)}),
+    (nn.ConvTranspose1d, (2, 4, 5), {"stride": 3, "output_padding": 2}),
+    (nn.ConvTranspose2d, (2, 4, 5, 5), {"stride": 2, "padding": 1, "groups": 2}),
+    (nn.ConvTranspose3d, (1, 4, 3, 3, 3), {"dilation": 2}),
+]
+
+
+def describe(layer: nn.Module) -> Convolution:
+    assert isinstance(layer, nn.modules.conv._ConvNd)
+    return Convolution(
+        "conv",
+        layer.stride,
+        layer.padding,  # type: ignore[arg-type]
+        layer.dilation,
+        layer.transposed,
+        layer.output_padding,
+        layer.groups,
+    )
+
+
+def check_gradients(product: Product, x: Tensor, w: Tensor, y: Tensor) -> None:
+    torch.testing.assert_close(product.forward(x, w), y)
+    grad = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, w), grad)
+    actual = product.backward(grad, x.detach(), w.detach(), (True, True))
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert product.backward(grad, x, w, (False, True))[0] is None
+    assert product.backward(grad, x, w, (True, False))[1] is None
+
+
+@pytest.mark.parametrize(("kind", "shape", "options"), CONVOLUTIONS)
+def test_convolutions_agree_with_autograd(
+    kind: type[nn.Module], shape: tuple[int, ...], options: dict[str, object]
+) -> None:
+    layer = kind(4, 6, 3, bias=False, **options)
+    x = torch.randn(shape, requires_grad=True)
+    check_gradients(describe(layer), x, layer.weight, layer(x))
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
+def test_linear_agrees_with_autograd(shape: tuple[int, ...]) -> None:
+    x, w = torch.randn(shape, requires_grad=True), torch.randn(4, 5, requires_grad=True)
+    check_gradients(Linear(), x, w, F.linear(x, w))
+
+
+def test_linear_takes_a_vector_of_weights() -> None:
+    x, w = torch.randn(3, 5, requires_grad=True), torch.randn(5, requires_grad=True)
+    check_gradients(Linear(), x, w, F.linear(x, w))
+
+
+@pytest.mark.parametrize(("kind", "shape", "options"), CONVOLUTIONS)
+def test_channel_views_scale_whole_output_channels(
+    kind: type[nn.Module], shape: tuple[int, ...], options: dict[str, object]
+) -> None:
+    layer = kind(4, 6, 3, bias=False, **options)
+    product, x = describe(layer), torch.randn(shape)
+    gains = torch.arange(1.0, 7.0)
+    scaled = product.forward(x, layer.weight * product.channels(gains, layer.weight.shape))
+    expected = layer(x) * product.output_channels(gains)
+    torch.testing.assert_close(scaled, expected)
+    assert output_channels(product, layer.weight.shape) == 6
+    rows = per_channel(product, layer.weight * product.channels(gains, layer.weight.shape))
+    torch.testing.assert_close(rows, per_channel(product, layer.weight) * gains[:, None])
+
+
+def test_the_matrix_follows_im2col() -> None:
+    assert Linear().matrix(torch.Size((10, 7))) == (1, 7, 10)
+    conv = Convolution("conv2d", (1, 1), (0, 0), (1, 1), groups=2)
+    assert conv.matrix(torch.Size((6, 4, 3, 3))) == (2, 36, 3)
+    transposed = Convolution("conv", (1,), (0,), (1,), transposed=True, groups=2)
+    assert transposed.matrix(torch.Size((8, 3, 5))) == (2, 20, 3)
