@@ -52,7 +52,7 @@ def run_chip(model: nn.Module, data: Iterable[Any], score: Score, seed: int) -> 
     score.reset(device)
     samples, drew = 0, False
     for index, batch in enumerate(data):
-        call, targets, count = _unpack(batch, index, device)
+        call, targets, count = unpack(batch, index, device)
         # Only the model counts here: loaders draw a seed of their own for every pass.
         before = _generator_states(device)
         outputs = _forward(model, call, index)
@@ -87,7 +87,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         _set_generator_states(device, states)
 
 
-def _unpack(batch: Any, index: int, device: torch.device) -> tuple[Call, Any, int]:
+def unpack(batch: Any, index: int, device: torch.device) -> tuple[Call, Any, int]:
     """The call, the targets and the number of samples of one batch, on ``device``."""
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         form = f"{len(batch)} parts" if isinstance(batch, list | tuple) else describe(batch)

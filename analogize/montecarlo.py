@@ -74,8 +74,8 @@ def evaluate(
         ChipError: The model has no analog operator, or no noise whose level could be set.
         CalibrationError: A converter was never calibrated.
     """
-    score, etas = make_score(metric), _levels(eta)
-    _check(data, instances, seed)
+    score, etas = make_score(metric), noise_levels(eta)
+    check_arguments(data, instances, seed)
     if device is not None:
         model = copy.deepcopy(model).to(device)
     with noise_mode(model, "programmed"), undisturbed(model):
@@ -135,8 +135,12 @@ def _add_chip(
     return result.model_copy(update={"levels": levels, "samples": done.samples})
 
 
-def _levels(eta: Any) -> tuple[float | None, ...]:
-    """The noise levels asked for, checked."""
+def noise_levels(eta: Any) -> tuple[float | None, ...]:
+    """The noise levels asked for as ``eta``, one or several.
+
+    Raises:
+        EvaluationError: none, one twice, or one that is no finite number of at least 0.
+    """
     # Arrays and tensors of no dimension have an __iter__ that only raises.
     several = isinstance(eta, Iterable) and not isinstance(eta, str) and getattr(eta, "ndim", 1) > 0
     levels = tuple(_level(one) for one in (eta if several else [eta]))
@@ -160,7 +164,12 @@ def _level(eta: Any) -> float | None:
     return level
 
 
-def _check(data: Any, instances: int, seed: int) -> None:
+def check_arguments(data: Any, instances: int, seed: int) -> None:
+    """Refuse arguments that no Monte Carlo run can start with.
+
+    Raises:
+        EvaluationError: data that cannot be gone through more than once, or a wrong number.
+    """
     for name, value, least in (("instances", instances, 1), ("seed", seed, -math.inf)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             needed = "an integer" if name == "seed" else "an integer of at least 1"
