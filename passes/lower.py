@@ -25,7 +25,8 @@ def lower(module: fx.GraphModule, target: Target) -> int:
     """Replace every selected product by an analog operator; returns how many calls."""
     calls: dict[tuple[str, Product], list[fx.Node]] = {}
     for node in module.graph.nodes:
-        if isinstance(record := node.meta.get("analog"), Selected):
+        record = node.meta.get("analog")
+        if isinstance(record, Selected) and node.op == "call_function":
             calls.setdefault((record.weight, _product(node)), []).append(node)
     arrays: dict[tuple[int, object], WeightArray] = {}
     for index, ((_, product), nodes) in enumerate(calls.items()):
