@@ -100,7 +100,8 @@ class WeightArray(FixedRange):
         self.product, self.name, self.folded = product, name, folded
         self.shape = weight.shape
         settings = target.weights
-        super().__init__(find_range(weight, product, settings, name), settings.bits, settings.grid)
+        ends = find_range(weight, product, settings, name)
+        super().__init__(ends, settings.bits, settings.grid, matters=settings.range is not None)
         self.noise: tuple[spec.NoiseModel, ...] = target.noise
         self.register_buffer("chip", None, persistent=False)
         self._programmed_version: int | None = None

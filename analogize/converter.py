@@ -23,6 +23,8 @@ class FixedRange(nn.Module):
     Attributes:
         range: shape (2,), or (2, channels): minimum and maximum; NaN while unknown.
         bits: resolution, or None for a stage that does not quantize.
+
+    A range that decides nothing is not saved (``matters`` is False).
     """
 
     range: Tensor
@@ -30,11 +32,11 @@ class FixedRange(nn.Module):
     low: Bound
     high: Bound
 
-    def __init__(self, ends: Tensor, bits: int | None, grid: str) -> None:
+    def __init__(self, ends: Tensor, bits: int | None, grid: str, matters: bool) -> None:
         super().__init__()
         self.bits = bits
         self.kind: Any = grid
-        self.register_buffer("range", ends.float())
+        self.register_buffer("range", ends.float(), persistent=matters)
         self.register_buffer("scale", None, persistent=False)
         self.low = self.high = 0.0
         self.refresh()
@@ -68,7 +70,8 @@ class FixedRange(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        state_dict.setdefault(prefix + "range", self.range)
+        if "range" not in self._non_persistent_buffers_set:
+            state_dict.setdefault(prefix + "range", self.range)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.refresh()
 
@@ -83,7 +86,8 @@ class Converter(FixedRange):
     def __init__(self, settings: spec.Converter) -> None:
         fixed = settings.range if isinstance(settings.range, spec.FixedRange) else None
         ends = [fixed.min, fixed.max] if fixed else [float("nan")] * 2
-        super().__init__(torch.tensor(ends), settings.bits, settings.grid)
+        matters = settings.bits is not None
+        super().__init__(torch.tensor(ends), settings.bits, settings.grid, matters)
         self.settings = settings
 
     @property

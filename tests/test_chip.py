@@ -173,7 +173,7 @@ def test_a_stale_chip_is_refused() -> None:
     analog(x)
     with torch.no_grad():
         analog.get_parameter("b.weight").mul_(2)
-    with pytest.raises(ChipError, match="region 'b'.*program"):
+    with pytest.raises(ChipError, match=r"region 'b'.*program"):
         analog(x)
     program(analog, 0)
     analog(x)
@@ -207,14 +207,14 @@ def test_modes_nest_and_are_restored() -> None:
 
 def test_programmed_without_a_chip_is_refused() -> None:
     analog = analogize(Two(), "paper_resnet32")
-    with noise_mode(analog, "programmed"), pytest.raises(ChipError, match="region 'a'.*program"):
+    with noise_mode(analog, "programmed"), pytest.raises(ChipError, match=r"region 'a'.*program"):
         analog(torch.zeros(1, 6))
 
 
 def test_unknown_modes_are_refused() -> None:
     analog = analogize(Two(), "ideal")
     with (
-        pytest.raises(ChipError, match="'frsh'.*'fresh'"),
+        pytest.raises(ChipError, match=r"'frsh'.*'fresh'"),
         noise_mode(analog, "frsh"),  # type: ignore[arg-type]
     ):
         pass
@@ -247,7 +247,7 @@ def test_levels_need_one_noise_model(make_target: Make) -> None:
 
 
 def test_digital_models_are_refused() -> None:
-    with pytest.raises(ChipError, match="Linear has no analog operator.*analogize"):
+    with pytest.raises(ChipError, match=r"Linear has no analog operator.*analogize"):
         program(nn.Linear(2, 2), 0)
 
 

@@ -44,7 +44,7 @@ class ModeDependent(Branching):
 
 
 def test_a_model_that_cannot_be_traced_says_why() -> None:
-    with pytest.raises(CaptureError, match="Branching cannot be traced.*control flow"):
+    with pytest.raises(CaptureError, match=r"Branching cannot be traced.*control flow"):
         capture(Branching())
 
 

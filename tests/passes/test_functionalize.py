@@ -60,8 +60,8 @@ def test_shared_modules_are_calls_on_one_weight(check_pass: Any) -> None:
 class Scaled(nn.Linear):
     """A subclass with its own forward, which must not be taken for the stock one."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, 2 * self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, 2 * self.weight, self.bias)
 
 
 def test_subclasses_are_traced_through(check_pass: Any) -> None:
