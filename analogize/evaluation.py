@@ -40,7 +40,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     count = len(values)
     if count < 2:
         return None
-    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    # Exact rational arithmetic: equal values have no spread, and their mean is the value.
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
     half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * deviation / math.sqrt(count)
     return mean - half, mean + half
 
@@ -66,7 +67,7 @@ class Level(BaseModel):
     @property
     def mean(self) -> float | None:
         """Mean over chips; None before the first."""
-        return statistics.fmean(self.values) if self.values else None
+        return statistics.mean(self.values) if self.values else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property

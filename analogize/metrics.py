@@ -98,12 +98,12 @@ class Accuracy:
         self._classes = 0
         self._score: TorchMetric | None = None
         self._device = torch.device("cpu")
-        self._has_nan = torch.zeros((), dtype=torch.bool)
+        self._has_nan = self._has_stranger = torch.zeros((), dtype=torch.bool)
 
     def reset(self, device: torch.device) -> None:
         """Forget every batch."""
         self._device = device
-        self._has_nan = torch.zeros((), dtype=torch.bool, device=device)
+        self._has_nan = self._has_stranger = torch.zeros((), dtype=torch.bool, device=device)
         if self._score is not None:
             self._score.reset(device)
 
@@ -126,13 +126,21 @@ class Accuracy:
                 "batch must have the same"
             )
         # The largest of scores that hold NaN is NaN's place, which would pass for a prediction.
-        self._has_nan |= outputs.isnan().any()
+        self._has_nan = self._has_nan | outputs.isnan().any()
         self._score.update(outputs, targets, count)
+        # Checked at the end of the pass, so that no batch waits for the device.
+        strange = (targets < 0) | (targets >= self._classes)
+        self._has_stranger = self._has_stranger | strange.any()
 
     def value(self) -> float:
         """Correct predictions over all."""
         if bool(self._has_nan):
             raise EvaluationError("the model's outputs hold NaN, so 'accuracy' means nothing")
+        if bool(self._has_stranger):
+            raise EvaluationError(
+                f"some targets are no class index from 0 to {self._classes - 1}, so 'accuracy' "
+                "means nothing: check the labels, or pass a torchmetrics metric with ignore_index"
+            )
         assert self._score is not None, "value() follows at least one update()"
         return self._score.value()
 

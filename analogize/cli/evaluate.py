@@ -98,6 +98,7 @@ def evaluate_command(
         network = build_model(model, model_arg or []).to(place)
         state = {} if weights is None else read_weights(weights)
         test = load_dataset(dataset, data, train=False, limit=limit, **options)
+        batches = test.batches(batch_size)
         analog = _rewrite(network, state, target, test)
         if not all(op.is_calibrated for op in operators(analog)):
             count = _at_least_one("--calibration-batches", calibration_batches)
@@ -105,9 +106,7 @@ def evaluate_command(
             calibrate(analog, train.batches(batch_size))
         if out is not None and overwrite:
             out.unlink(missing_ok=True)
-        result = evaluate(
-            analog, test.batches(batch_size), eta=etas, instances=instances, seed=seed, resume=out
-        )
+        result = evaluate(analog, batches, eta=etas, instances=instances, seed=seed, resume=out)
         _report(result, out, plot)
     except AnalogizeError as error:
         raise _refused(error) from error
