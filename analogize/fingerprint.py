@@ -41,7 +41,7 @@ def fingerprint(
         seed=seed,
         etas=tuple(etas),
         metric=metric,
-        target=_target_digest(model),
+        target=target_digest(model),
         weights=_weights_digest(model),
     )
 
@@ -62,7 +62,8 @@ def _levels(of: Fingerprint) -> str:
     return ", ".join("the target's" if eta is None else f"{eta:g}" for eta in of.etas)
 
 
-def _target_digest(model: nn.Module) -> str:
+def target_digest(model: nn.Module) -> str:
+    """Digest of every operator's noise, converters and grids, without calibrated ranges."""
     digest = hashlib.blake2b(digest_size=16)
     for op in operators(model):
         array = op.array
