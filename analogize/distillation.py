@@ -1,0 +1,341 @@
+"""Distillation with noise injection as a LightningModule, for any Lightning Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from analogize.calls import Call, batch_call, device_of
+from analogize.chip import clip_weights, noise_level, noise_mode, program
+from analogize.diagnose import first_non_finite
+from analogize.errors import TrainingError
+from analogize.fingerprint import chip_seed, target_digest
+from analogize.loss import check_settings, distillation_loss
+from analogize.noise import level
+from analogize.ops import operators
+from analogize.reseed import reseed, step_normal
+
+Loss = Callable[[Any, Any, Any], Tensor]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """The noise level during training; every default is the paper's.
+
+    Attributes:
+        eta: the level; None keeps the target's own, 0 trains without noise.
+        eta_std: standard deviation of the level from one step to the next (Noisy Machines, end of
+            the discussion of Fig. 3: eta drawn from N(eta_0, sigma_eta)); one draw for all layers.
+        eta_warmup: epochs over which the level rises linearly from 0.
+    """
+
+    eta: float | None = None
+    eta_std: float = 0.0
+    eta_warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("eta", "eta_std", "eta_warmup"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise TrainingError(
+                    f"{name} is {value!r}; it must be a finite number of at least 0"
+                )
+
+    def at(self, base: float, epochs: float, normal: Callable[[], float]) -> float:
+        """The level after so many epochs, from the plain level ``base`` and a N(0, 1) draw."""
+        drawn = abs(base + self.eta_std * normal()) if self.eta_std else base
+        return drawn * min(1.0, epochs / self.eta_warmup) if self.eta_warmup else drawn
+
+
+class Distillation(L.LightningModule):
+    """A clean teacher, a noisy student, one loss: Noisy Machines, section 5.1.
+
+    Each training step draws fresh weight noise in the student's forward pass and sends gradients
+    through its clean weights; after each optimizer step the weights are projected into their fixed
+    ranges. Validation logs ``val_accuracy`` without noise and ``val_accuracy_chips`` on programmed
+    chips (classifiers), and ``val_loss`` on the first of them.
+
+    Hand it to any ``lightning.Trainer`` for its devices, strategies, precisions, loggers and
+    checkpoints, or let ``distill`` do it. ``current_epoch`` seeds torch's random state, so that a
+    run resumed from a checkpoint of a whole epoch repeats the uninterrupted one.
+
+    Args:
+        student: a model from ``analogize``; a digital one is trained without noise or clipping.
+        teacher: a model with the student's output shape, kept out of this module's parameters and
+            checkpoints, and run in eval mode without gradients or noise. None where ``alpha`` is 0.
+        alpha: weight of the soft targets; 0 is plain noise injection.
+        temperature: softens both outputs.
+        optimizer: makes the optimizer from parameters; by default SGD with momentum 0.9, learning
+            rate 0.01 and weight decay 1e-4, the paper's L2 term.
+        scheduler: makes a scheduler from the optimizer, stepped every epoch; by default a cosine
+            decay to 0 over all steps, stepped every step.
+        loss: replaces ``distillation_loss``: a function of (student outputs, teacher outputs or
+            None, labels or None). It need not use labels, and the data need not have any then.
+        noise: the noise level during training.
+        chips: chips programmed for each validation; 0 measures the clean accuracy only.
+        seed: seeds noise, shuffling and validation chips, differently in every process.
+
+    Raises:
+        TrainingError: a setting is out of range, or student and teacher share parameters.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        alpha: float = 1.0,
+        temperature: float = 6.0,
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeScheduler | None = None,
+        loss: Loss | None = None,
+        noise: TrainingNoise | None = None,
+        chips: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_settings(alpha, temperature)
+        _check_pair(student, teacher, alpha, loss)
+        self.student, self.alpha, self.temperature = student, alpha, temperature
+        # In a list, the teacher is no submodule: neither saved, nor trained, nor wrapped.
+        self._teacher = [teacher] if teacher is not None and (alpha or loss) else []
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._loss, self.noise = loss, noise or TrainingNoise()
+        self.chips, self.seed = (chips if operators(student) else 0), seed
+        self._loaded_epoch = 0
+
+    # ------------------------------------------------------------------ training
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one batch on one draw of noise."""
+        call, labels = _unpack(batch)
+        with self._training_noise(batch_idx):
+            outputs = call(self.student)
+            value = self._objective(call, outputs, labels)
+            if not bool(torch.isfinite(value)):
+                raise TrainingError(
+                    f"the loss is {float(value.detach())} at step {self.global_step} (epoch "
+                    f"{self.current_epoch}, batch {batch_idx}): "
+                    f"{first_non_finite(self.student, call)}. The weights were not updated and "
+                    "checkpoints are as before; lower the learning rate or clip gradients"
+                )
+        self.log("train_loss", value.detach(), on_step=False, on_epoch=True, batch_size=1)
+        return value
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then project the weights: every optimizer and strategy passes here."""
+        super().optimizer_step(*args, **kwargs)
+        self._project()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Project again, for strategies that update the weights only after ``optimizer_step``."""
+        self._project()
+
+    def configure_optimizers(self) -> Any:
+        """SGD with a cosine decay to 0 unless the caller brought others."""
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        make = self._make_optimizer or _sgd
+        optimizer = make(parameters)
+        if self._make_scheduler is not None:
+            return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        cosine = CosineAnnealingLR(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": cosine, "interval": "step"},
+        }
+
+    def _objective(self, call: Call, outputs: Any, labels: Any) -> Tensor:
+        soft = self._teach(call)
+        if self._loss is not None:
+            return self._loss(outputs, soft, labels)
+        if labels is None:
+            raise TrainingError(
+                "the batch holds inputs and no labels, and the first term of equation 10 needs "
+                "them: give (inputs, labels), or a loss of your own that needs none"
+            )
+        return distillation_loss(outputs, soft, labels, self.alpha, self.temperature)
+
+    def _teach(self, call: Call) -> Any:
+        """The teacher's outputs, clean and detached; None without a teacher."""
+        for teacher in self._teacher:
+            modes = [(m, m.training) for m in teacher.modules()]
+            try:
+                with torch.no_grad(), _clean(teacher):
+                    return call(teacher.eval())
+            finally:
+                for module, training in modes:
+                    module.training = training
+        return None
+
+    def _project(self) -> None:
+        if operators(self.student):
+            clip_weights(self.student)
+
+    @contextmanager
+    def _training_noise(self, batch_idx: int) -> Iterator[None]:
+        ops, noise = operators(self.student), self.noise
+        if not ops or noise == TrainingNoise():
+            yield
+            return
+        base = noise.eta
+        if base is None:
+            models = ops[0].array.noise
+            base = level(models[0]) if len(models) == 1 else 0.0
+        done = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
+        draw = step_normal(self.seed, self.global_step, self.global_rank)
+        with noise_level(self.student, noise.at(base, done, draw)):
+            yield
+
+    # ------------------------------------------------------------------ validation
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Accuracy without noise and on chips; the loss on chips."""
+        call, labels = _unpack(batch)
+        size = _batch_size(call)
+        with _clean(self.student):
+            outputs = call(self.student)
+        self._log_accuracy("val_accuracy", outputs, labels, size)
+        value = self._objective(call, outputs, labels)
+        self.log("val_loss", value, batch_size=size, sync_dist=True)
+        for number in range(self.chips):
+            program(self.student, chip_seed(self.seed, number))
+            with noise_mode(self.student, "programmed"):
+                outputs = call(self.student)
+            self._log_accuracy("val_accuracy_chips", outputs, labels, size)
+        self._erase()
+
+    def _log_accuracy(self, name: str, outputs: Any, labels: Any, size: int) -> None:
+        if not isinstance(outputs, Tensor) or not isinstance(labels, Tensor) or outputs.ndim < 2:
+            return
+        predicted = outputs.argmax(1)
+        if predicted.shape == labels.shape:
+            right = (predicted == labels).float().mean()
+            self.log(name, right, batch_size=size, sync_dist=True, prog_bar=True)
+
+    def _erase(self) -> None:
+        for op in operators(self.student):
+            op.array.erase()
+
+    # ------------------------------------------------------------------ randomness, checkpoints
+
+    def on_fit_start(self) -> None:
+        """Move the teacher beside the student; project weights that start outside."""
+        for teacher in self._teacher:
+            teacher.to(self.device)
+        self._project()
+        # The first epoch's iterator is made before on_train_epoch_start, the others' after it.
+        self._reseed_data(self._loaded_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Seed what shuffles this epoch's data."""
+        self._reseed_data(self.current_epoch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed this epoch's noise, after the loader has drawn its order."""
+        if batch_idx == 0:
+            reseed(self.seed, self.current_epoch, self.global_rank, "noise")
+
+    def _reseed_data(self, epoch: int) -> None:
+        loader = self.trainer.train_dataloader
+        if loader is None:
+            loader = self.trainer.fit_loop._data_source.instance
+        reseed(self.seed, epoch, self.global_rank, "data", loader)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the run depends on; refuse to replace a good checkpoint by a broken one."""
+        broken = [n for n, p in self.student.named_parameters() if not bool(p.isfinite().all())]
+        if broken:
+            raise TrainingError(
+                f"parameter '{broken[0]}' turned NaN or infinite in epoch {self.current_epoch}, "
+                f"before step {self.global_step}: the last good checkpoint is kept; lower the "
+                "learning rate or clip gradients"
+            )
+        checkpoint["analogize"] = self._settings()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another run.
+
+        Raises:
+            TrainingError: it is not from analogize, or another target or setting made it.
+        """
+        before, now = checkpoint.get("analogize"), self._settings()
+        if not isinstance(before, Mapping):
+            raise TrainingError("the checkpoint was not written by analogize's distillation")
+        different = [
+            f"{key} {before.get(key)!r} instead of {value!r}"
+            for key, value in now.items()
+            if before.get(key) != value
+        ]
+        if different:
+            raise TrainingError(
+                f"the checkpoint belongs to another run: {'; '.join(different)}. Rewrite the "
+                "student for the same target and train with the same settings, or start without it"
+            )
+        self._loaded_epoch = int(checkpoint.get("epoch", -1)) + 1
+
+    def _settings(self) -> dict[str, Any]:
+        report = getattr(self.student, "report", None)
+        return {
+            "target": getattr(report, "target", "digital"),
+            "target_digest": target_digest(self.student),
+            "alpha": self.alpha,
+            "temperature": self.temperature,
+            "noise": repr(self.noise),
+            "seed": self.seed,
+        }
+
+
+def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+
+@contextmanager
+def _clean(model: nn.Module) -> Iterator[None]:
+    """Without weight noise, where the model has any."""
+    with noise_mode(model, "off") if operators(model) else nullcontext():
+        yield
+
+
+def _unpack(batch: Any) -> tuple[Call, Any]:
+    """The call, and the labels or None; batches are on the device already."""
+    labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    # A DataLoader makes a list of what was a tuple in the data set.
+    return batch_call((tuple(inputs) if isinstance(inputs, list) else inputs, None)), labels
+
+
+def _batch_size(call: Call) -> int:
+    first = next(iter([*call.args, *call.kwargs.values()]), None)
+    return len(first) if isinstance(first, Tensor) and first.ndim else 1
+
+
+def _check_pair(
+    student: nn.Module, teacher: nn.Module | None, alpha: float, loss: Loss | None
+) -> None:
+    if teacher is None:
+        if alpha and loss is None:
+            raise TrainingError(
+                f"alpha = {alpha:g} weighs a teacher's outputs: pass a teacher, or alpha=0 for "
+                "plain noise injection"
+            )
+        return
+    own = {id(p) for p in student.parameters()}
+    shared = [name for name, p in teacher.named_parameters() if id(p) in own]
+    if shared:
+        raise TrainingError(
+            f"teacher and student share the parameter '{shared[0]}', so the teacher would change "
+            "with the student: rewrite a copy (analogize() without inplace) or copy.deepcopy it"
+        )
+    if device_of(teacher).type == "meta":
+        raise TrainingError("the teacher has no weights (device 'meta'); load them first")

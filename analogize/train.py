@@ -1,0 +1,241 @@
+"""distill(): one call around the LightningModule, and the whole procedure of section 5.1."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from torch import nn
+
+from analogize.api import analogize
+from analogize.calls import device_of
+from analogize.chip import clip_weights
+from analogize.distillation import Distillation, Loss, MakeOptimizer, MakeScheduler, TrainingNoise
+from analogize.errors import TrainingError
+from analogize.module import AnalogModule
+from analogize.ops import operators
+from analogize.targets.spec import Target
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def distill(
+    student: Model,
+    teacher: nn.Module | None,
+    train: Iterable[Any],
+    val: Iterable[Any] | None = None,
+    *,
+    epochs: int = 30,
+    alpha: float = 1.0,
+    temperature: float = 6.0,
+    optimizer: MakeOptimizer | None = None,
+    scheduler: MakeScheduler | None = None,
+    loss: Loss | None = None,
+    noise: TrainingNoise | None = None,
+    ema: float | None = None,
+    chips: int = 3,
+    seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
+    **trainer: Any,
+) -> Model:
+    """Train ``student`` in place to withstand its target's noise, with a clean teacher's help.
+
+    The loss is equation 10 of Noisy Machines, section 5.1; see ``Distillation`` for what a step
+    does and ``distillation_loss`` for the loss. ``teacher=None, alpha=0`` is plain noise injection;
+    with ``noise=TrainingNoise(eta=0)`` it fine-tunes clipped and quantized weights without noise,
+    and for a digital ``student`` it is ordinary training.
+
+    Torch's random state is put back afterwards; generators of ``train`` are reseeded every epoch.
+    Nothing is written to disk unless ``resume`` or a trainer argument says where.
+
+    Args:
+        student: a model from ``analogize``, trained in place.
+        teacher: a model with the same output shape; of any architecture. It is not changed.
+        train: a DataLoader or another sized iterable of (inputs, labels).
+        val: the same, for validation after every epoch.
+        epochs: passes over ``train``.
+        alpha: weight of the soft targets.
+        temperature: T.
+        optimizer: makes the optimizer from parameters; SGD by default.
+        scheduler: makes a scheduler, stepped every epoch; cosine decay by default.
+        loss: replaces equation 10, for models that are not classifiers.
+        noise: the noise level during training; the target's own by default.
+        ema: decay of an exponential moving average of the weights, which is what is validated and
+            returned; None for none.
+        chips: programmed chips in each validation.
+        seed: seeds everything that the run draws.
+        resume: a checkpoint file, written after every epoch and, where it exists, continued.
+        trainer: anything that ``lightning.Trainer`` takes: ``accelerator``, ``devices``,
+            ``num_nodes``, ``strategy``, ``precision``, ``accumulate_grad_batches``, ``logger``,
+            ``callbacks``, ...; one device, and neither logger nor checkpoints, by default.
+
+    Returns:
+        ``student``, on its device and in its train or eval mode of before.
+
+    Raises:
+        TrainingError: settings, data, models or the checkpoint do not fit, or the loss is not
+            finite.
+    """
+    _check(train, val, epochs, ema)
+    module = Distillation(
+        student,
+        teacher,
+        alpha=alpha,
+        temperature=temperature,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        loss=loss,
+        noise=noise,
+        chips=chips,
+        seed=seed,
+    )
+    callbacks = [*(trainer.pop("callbacks", None) or []), *_callbacks(ema, resume)]
+    runner = _trainer(trainer, epochs, callbacks)
+    path = None if resume is None or not Path(resume).exists() else os.fspath(resume)
+    homes = [(m, device_of(m)) for m in (student, teacher) if m is not None]
+    modes = [(m, m.training) for m in student.modules()]
+    with torch.random.fork_rng(), _quiet():
+        try:
+            runner.fit(module.train(), train, val, ckpt_path=path)
+        finally:
+            for model, device in homes:
+                model.to(device)
+            for part, training in modes:
+                part.training = training
+    if operators(student):
+        clip_weights(student)
+    return student
+
+
+def train_robust(
+    model: nn.Module,
+    target: str | os.PathLike[str] | Target,
+    train: Iterable[Any],
+    val: Iterable[Any] | None = None,
+    *,
+    calibration: Iterable[Any] | None = None,
+    epochs: tuple[int, int, int] = (30, 10, 30),
+    optimizers: tuple[MakeOptimizer | None, MakeOptimizer | None, MakeOptimizer | None] = (None,)
+    * 3,
+    folder: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> AnalogModule:
+    """The whole procedure of Noisy Machines, section 5.1, from an untrained model.
+
+    The model is trained clean, in place; rewritten for ``target``, which clips its weights to
+    their ranges, and fine-tuned back without noise; then retrained with noise from those weights.
+    The teacher is the clipped clean model, as in the paper, where nothing is quantized, and the
+    full-precision clean one where the target quantizes weights (section 5.2).
+
+    Args:
+        model: what to train; an accurate one may skip the first step with 0 epochs.
+        target: as for ``analogize``.
+        train: as for ``distill``.
+        val: as for ``distill``.
+        calibration: as for ``analogize``; ``train`` by default, of which it takes every batch.
+        epochs: of the three steps; 0 leaves a step out.
+        optimizers: of the three steps.
+        folder: where each step keeps its checkpoint; nothing is written by default.
+        settings: any other argument of ``distill``; ``alpha``, ``temperature``, ``loss`` and
+            ``noise`` apply to the last step only.
+
+    Returns:
+        The retrained model.
+
+    Raises:
+        TrainingError: as ``distill``.
+        AnalogizeError: as ``analogize``.
+    """
+    robust = {k: settings.pop(k) for k in _LAST_STEP_ONLY if k in settings}
+    files = [None if folder is None else Path(folder) / f"{s}.ckpt" for s in _STEPS]
+    plain = dict(alpha=0.0, **settings)
+    steps = list(zip(epochs, optimizers, files, strict=True))
+
+    def run(index: int, student: nn.Module, teacher: nn.Module | None, kwargs: Any) -> None:
+        count, optimizer, file = steps[index]
+        if count:
+            options = {"epochs": count, "optimizer": optimizer, "resume": file, **kwargs}
+            distill(student, teacher, train, val, **options)
+
+    run(0, model, None, plain)
+    student = analogize(model, target, train if calibration is None else calibration)
+    run(1, student, None, plain | {"noise": TrainingNoise(eta=0.0)})
+    quantized = any(op.array.bits is not None for op in operators(student))
+    teacher = model if quantized else copy.deepcopy(student)
+    run(2, student, teacher, settings | robust)
+    return student
+
+
+_STEPS = ("clean", "clipped", "noisy")
+_LAST_STEP_ONLY = ("alpha", "temperature", "loss", "noise", "ema")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence two warnings of Lightning's that no caller can act on.
+
+    It compares tree specifications in a way that newer versions of torch announce to drop, and
+    finds a checkpoint folder that is not empty, which a resumed run's never is.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        yield
+
+
+def _callbacks(ema: float | None, resume: str | os.PathLike[str] | None) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=ema))
+    if resume is not None:
+        file = Path(resume)
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=file.parent,
+                filename=file.name.removesuffix(".ckpt"),
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+        )
+    return callbacks
+
+
+def _trainer(given: dict[str, Any], epochs: int, callbacks: list[Callback]) -> L.Trainer:
+    keeps = any(isinstance(c, ModelCheckpoint) for c in callbacks)
+    defaults: dict[str, Any] = {
+        "accelerator": "auto",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": keeps,
+        "enable_model_summary": False,
+        # A sanity check would draw random numbers that a resumed run does not draw.
+        "num_sanity_val_steps": 0,
+    }
+    return L.Trainer(max_epochs=epochs, callbacks=callbacks, **defaults | given)
+
+
+def _check(train: object, val: object, epochs: int, ema: float | None) -> None:
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise TrainingError(f"epochs is {epochs!r}; it must be an integer of at least 1")
+    if ema is not None and not 0 < ema < 1:
+        raise TrainingError(f"ema is {ema!r}; a decay lies between 0 and 1, or None for none")
+    for name, data in (("train", train), ("val", val)):
+        if data is None and name == "val":
+            continue
+        try:
+            empty = len(data) == 0  # type: ignore[arg-type]
+        except TypeError as cause:
+            raise TrainingError(
+                f"{name} is a {type(data).__name__} without a length; pass a DataLoader or a list "
+                "of batches, which can be gone through once an epoch"
+            ) from cause
+        if empty:
+            raise TrainingError(f"{name} holds no batch")
