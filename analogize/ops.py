@@ -26,6 +26,7 @@ NoiseMode = Literal["off", "fresh", "programmed"]
 
 # Zero-centred codes up to this magnitude are exact in bfloat16 (8 significant bits).
 _EXACT_IN_BFLOAT16_BITS = 8
+_SAME = {dtype: Dtypes(dtype, dtype) for dtype in (torch.float32, torch.float64)}
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class AnalogOp(nn.Module):
             training, and in evaluation until a chip is programmed.
         region: what this operator stands for.
         observer: while calibrating, receives (input, output) of the digital product.
+        is_calibrated: whether every converter that has bits has its range.
     """
 
     def __init__(
@@ -109,16 +111,14 @@ class AnalogOp(nn.Module):
             gain=factor.float() if scales and not converts else None,
         )
 
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether every converter that has bits has its range."""
-        return all(c.bits is None or c.scale is not None for c in (self.dac, self.adc))
+        # Attributes, not properties: every forward pass asks.
+        self.is_calibrated = all(c.bits is None or c.scale is not None for c in (dac, adc))
+        self._is_bare = dac.scale is None and not converts and not self.array.clips
 
     @property
     def is_exact(self) -> bool:
         """Whether no stage changes anything: then the operator is the digital product itself."""
-        converts = self.dac.scale is not None or self.adc.scale is not None
-        return not converts and not self.array.clips and self.array.is_silent
+        return self._is_bare and self.array.is_silent
 
     def forward(
         self, x: Tensor, weight: Tensor, output_padding: tuple[int, ...] | None = None
@@ -143,7 +143,7 @@ class AnalogOp(nn.Module):
             self._refuse_uncalibrated()
         if self.is_exact:
             return product.forward(x, weight)
-        used, dtypes = self._weights(weight), self._dtypes(x)
+        used, dtypes = self._weights(weight, self.array), self._dtypes(x)
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
             result: Tensor = Differentiable.apply(
                 x, weight, used, self.array, product, self._stages, dtypes
@@ -151,17 +151,16 @@ class AnalogOp(nn.Module):
             return result
         return infer(x, used, product, self._stages, dtypes)
 
-    def _weights(self, weight: Tensor) -> Tensor:
+    def _weights(self, weight: Tensor, array: WeightArray) -> Tensor:
         """The weights of this forward pass in array units."""
         mode = self.mode
         if mode is None:
-            has_chip = not self.training and self.array.chip is not None
-            mode = "programmed" if has_chip else "fresh"
+            mode = "fresh" if self.training or array.chip is None else "programmed"
         if mode == "programmed":
-            return self.array.programmed(weight)
+            return array.programmed(weight)
         with torch.no_grad():
-            clean = self.array.clean(weight.detach())
-            return clean if mode == "off" else self.array.noisy(clean)
+            clean = array.clean(weight.detach())
+            return clean if mode == "off" else array.noisy(clean)
 
     def _dtypes(self, x: Tensor) -> Dtypes:
         """What to compute in: the digital operator's dtype, unless codes would suffer.
@@ -173,7 +172,7 @@ class AnalogOp(nn.Module):
         if torch.is_autocast_enabled(device) and native != torch.float64:
             native = torch.get_autocast_dtype(device)
         if native in (torch.float32, torch.float64):
-            return Dtypes(native, native)
+            return _SAME[native]
         in_codes = self.dac.scale is not None or self.array.output_scale is not None
         bits = max(self.dac.bits or 0, self.array.bits or 0)
         fits = native == torch.bfloat16 and bits <= _EXACT_IN_BFLOAT16_BITS
