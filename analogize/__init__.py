@@ -9,19 +9,26 @@ Rewrite a model for an analog target, look at what happened, program chips::
     program(analog, seed=0)
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from analogize.api import analogize
 from analogize.calibrate import calibrate
 from analogize.chip import clip_weights, erase, noise_level, noise_mode, program, regions
-from analogize.distillation import Distillation, TrainingNoise
 from analogize.errors import AnalogizeError
-from analogize.evaluation import Evaluation
 from analogize.loss import distillation_loss
 from analogize.module import AnalogModule
-from analogize.montecarlo import evaluate
 from analogize.recalibrate import recalibrate
 from analogize.summary import Summary, summary
 from analogize.targets.spec import Target
-from analogize.train import distill, train_robust
+
+if TYPE_CHECKING:
+    from analogize.distillation import Distillation, TrainingNoise
+    from analogize.evaluation import Evaluation
+    from analogize.montecarlo import evaluate
+    from analogize.train import distill, train_robust
 
 __all__ = [
     "AnalogModule",
@@ -46,3 +53,25 @@ __all__ = [
     "summary",
     "train_robust",
 ]
+
+# Imported on first use, because Lightning and torchmetrics take longer to import than torch. No
+# name here may be a file's own name: importing that file would hide the name behind the module.
+_ON_FIRST_USE = {
+    "Distillation": "analogize.distillation",
+    "Evaluation": "analogize.evaluation",
+    "TrainingNoise": "analogize.distillation",
+    "distill": "analogize.train",
+    "evaluate": "analogize.montecarlo",
+    "train_robust": "analogize.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'analogize' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_ON_FIRST_USE[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})

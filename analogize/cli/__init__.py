@@ -1,1 +1,58 @@
-"""The command line."""
+"""The command line: one file a subcommand, and one place for errors.
+
+Whatever analogize raises on purpose ends in red words on standard error and exit status 1; any
+other exception is a defect, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from analogize.cli import targets
+from analogize.cli.demo import demo_command
+from analogize.cli.evaluate import evaluate_command
+from analogize.errors import AnalogizeError
+
+
+class _Group(TyperGroup):
+    """Turns an ``AnalogizeError`` of any command into a message."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AnalogizeError as error:
+            Console(stderr=True).print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="A compiler for analog in-memory-computing hardware.",
+)
+app.command("demo")(demo_command)
+app.command("evaluate")(evaluate_command)
+app.add_typer(targets.app, name="targets")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        versions = (f"{name} {metadata.version(name)}" for name in ("analogize", "torch"))
+        typer.echo(", ".join(versions))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Versions.")
+    ] = False,
+) -> None:
+    """Rewrite PyTorch models for analog in-memory-computing hardware, and measure them on it."""

@@ -9,7 +9,7 @@ import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -21,10 +21,10 @@ from analogize.api import analogize
 from analogize.calibrate import calibrate
 from analogize.data import NAMES, ImageTensors, load_dataset
 from analogize.errors import AnalogizeError, EvaluationError
-from analogize.evaluation import Evaluation
-from analogize.montecarlo import evaluate
 from analogize.ops import operators
-from analogize.plot import check_figure_path
+
+if TYPE_CHECKING:
+    from analogize.evaluation import Evaluation
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Import path 'package.module:factory' of the model.")
@@ -90,6 +90,10 @@ def evaluate_command(
     The model is rewritten for the target, its converters are calibrated on training images, and
     every chip sees the whole test split.
     """
+    # Imported here, so that other commands do not wait for Matplotlib and torchmetrics.
+    from analogize.montecarlo import evaluate
+    from analogize.plot import check_figure_path
+
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}
     try:
         etas, place = _parse_etas(eta), _parse_device(device)
