@@ -16,11 +16,12 @@ def local_information(y: Array, neighbours: int = 3) -> Array:
     """Each output's contribution to I(X;Y) in nats; their mean is the estimate.
 
     psi(N) - psi(n) + psi(k) - psi(m): n of the N outputs share this one's input, the k-th nearest
-    of them is at distance r, and m of all N lie within r. Source: Ross, "Mutual information between
-    discrete and continuous data sets", PLoS ONE 9(2), e87357, 2014, with the maximum norm. Where at
-    least k outputs of the same input coincide, k and m count the coincident ones (Gao et al.,
-    "Estimating mutual information for discrete-continuous mixtures", NeurIPS 2017), so that a
-    noiseless network has log(inputs), but for 1 / (2 n), unless it maps inputs to one output.
+    of them is at distance r, and m others of all N lie within r. Source: Ross, "Mutual information
+    between discrete and continuous data sets", PLoS ONE 9(2), e87357, 2014, with the maximum norm.
+    Saturated outputs coincide, or lie at equal distances; k therefore counts every output of the
+    same input within r, as m does (after Gao et al., "Estimating mutual information for
+    discrete-continuous mixtures", NeurIPS 2017). Without noise the estimate is log(inputs), but for
+    1 / (2 n), unless inputs share an output.
 
     Args:
         y: outputs, shape (chips, inputs, values).
@@ -30,16 +31,16 @@ def local_information(y: Array, neighbours: int = 3) -> Array:
         float64, shape (chips, inputs).
     """
     chips, inputs, values = y.shape
-    radius, same = np.empty((chips, inputs)), np.full((chips, inputs), float(neighbours))
+    radius, same = np.empty((chips, inputs)), np.empty((chips, inputs))
     for j in range(inputs):
         distances = _distances(y[:, j])
-        radius[:, j] = np.partition(distances, neighbours, axis=1)[:, neighbours]
-        tied = radius[:, j] == 0
-        same[tied, j] = (distances[tied] == 0).sum(1)
-    # Strictly within r, this output itself taking the k-th one's place; coincident ones at r = 0.
-    inside = np.where(radius > 0, np.nextafter(radius, 0), 0).ravel()
+        kth = np.partition(distances, neighbours, axis=1)[:, neighbours]
+        # The tree computes its distances in another order, so both counts take a hair more.
+        radius[:, j] = kth * (1 + 1e-12)
+        same[:, j] = (distances <= radius[:, j, None]).sum(1) - 1
     points = y.reshape(-1, values)
-    near = KDTree(points).query_ball_point(points, inside, p=np.inf, return_length=True)
+    tree = KDTree(points)
+    near = tree.query_ball_point(points, radius.ravel(), p=np.inf, return_length=True) - 1
     terms = digamma(chips * inputs) - digamma(chips) + digamma(same.ravel()) - digamma(near)
     found: Array = terms.reshape(chips, inputs)
     return found

@@ -70,6 +70,13 @@ def test_neighbours_know_the_extremes() -> None:
         assert float(local_information(y).mean()) == pytest.approx(0, abs=0.06)
 
 
+def test_neighbours_survive_outputs_on_a_grid() -> None:
+    # Saturated softmax outputs lie on float32's grid: many neighbours at exactly the same distance.
+    y = np.random.default_rng(4).integers(0, 6, (60, 20, 2)) / 6.0
+    # A thousand terms that each spread by less than 0.6.
+    assert abs(float(local_information(y).mean())) < 0.06
+
+
 def test_cells_divide_the_limits() -> None:
     y = np.array([[[0.0, 1.0], [0.24, 0.26], [-3.0, 7.0]]])
     assert to_cells(y, 4, (0, 1)).tolist() == [[1, 0, 1]]
