@@ -104,7 +104,7 @@ def distill(
     modes = [(m, m.training) for m in student.modules()]
     with torch.random.fork_rng(), _quiet():
         try:
-            runner.fit(module.train(), train, val, ckpt_path=path)
+            runner.fit(module.train(), _loader(train), _loader(val), ckpt_path=path)
         finally:
             for model, device in homes:
                 model.to(device)
@@ -178,15 +178,34 @@ _STEPS = ("clean", "clipped", "noisy")
 _LAST_STEP_ONLY = ("alpha", "temperature", "loss", "noise", "ema")
 
 
+class _Batches:
+    """A list of batches as one loader: Lightning takes a list for several loaders."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+def _loader(data: Iterable[Any] | None) -> Any:
+    return _Batches(data) if isinstance(data, list | tuple) else data
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence two warnings of Lightning's that no caller can act on.
+    """Silence three warnings of Lightning's that no caller can act on.
 
-    It compares tree specifications in a way that newer versions of torch announce to drop, and
-    finds a checkpoint folder that is not empty, which a resumed run's never is.
+    It compares tree specifications in a way that newer versions of torch announce to drop, misses
+    the validation data that are optional here, and finds a checkpoint folder that is not empty,
+    which a resumed run's never is.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+        warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         yield
 
