@@ -193,7 +193,7 @@ def fit(model: nn.Module, batches: TensorBatches, epochs: int, rate: float, name
         for images, labels in batches:
             loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             if isinstance(model, AnalogModule):

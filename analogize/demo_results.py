@@ -87,27 +87,16 @@ def plot(outcome: Outcome, path: Path) -> None:
     axes = Figure(figsize=(7, 4.4), layout="constrained").subplots()
     for arm, curve in outcome.curves.items():
         curve.plot(ax=axes, label=arm)
-    axes.axhline(outcome.digital_accuracy, color="black", linewidth=1, linestyle="--")
-    axes.axvline(_own_level(outcome), color="grey", linewidth=1, linestyle=":")
-    note = {"textcoords": "offset points", "fontsize": "small"}
-    axes.annotate(
-        "digital",
-        (1, outcome.digital_accuracy),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, 4),
-        ha="right",
-        **note,
+    digital, own = outcome.digital_accuracy, _own_level(outcome)
+    axes.axhline(digital, color="black", linewidth=1, linestyle="--")
+    axes.axvline(own, color="grey", linewidth=1, linestyle=":")
+    axes.text(
+        0.99, digital, "digital", va="bottom", ha="right", transform=axes.get_yaxis_transform()
     )
-    axes.annotate(
-        outcome.target.name,
-        (_own_level(outcome), 0),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, 6),
-        color="grey",
-        **note,
-    )
+    name = f" noise of {outcome.target.name}"
+    axes.text(own, 0.02, name, color="grey", transform=axes.get_xaxis_transform())
     axes.set_title(outcome.title, fontsize="medium")
-    axes.get_legend().set_loc("lower center")
+    axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small", loc="center left")
     write_figure(axes, path)
 
 
