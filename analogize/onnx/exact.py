@@ -1,0 +1,59 @@
+"""What a file promises about its numbers: equal to torch's bit for bit, or why not."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from analogize.onnx.describe import RegionPlan
+from analogize.onnx.manifest import REGION_KEY, Arithmetic, Promise
+
+# Float32 holds every integer up to this.
+_EXACT_SUMS = 2**24
+
+# One correctly rounded operation an element, or none: any implementation gives the same bits.
+_EXACT_OPERATORS = frozenset(
+    {
+        *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape"),
+        *("DepthToSpace", "Div", "Dropout", "Equal", "Expand", "Flatten", "Floor", "Gather"),
+        *("Greater", "GreaterOrEqual", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Max"),
+        *("MaxPool", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Range", "Relu", "Reshape"),
+        *("Round", "Shape", "Sign", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub"),
+        *("Tile", "Transpose", "Unsqueeze", "Where"),
+    }
+)
+
+
+def promise(graph: ir.Graph, plans: tuple[RegionPlan, ...], arithmetic: Arithmetic) -> Promise:
+    """Judge the final graph."""
+    reasons = [r for plan in plans for r in _region_reasons(plan)]
+    if arithmetic == "qdq":
+        reasons.append(
+            "qdq arithmetic: a fused integer kernel multiplies by the reciprocal of the ADC's "
+            "step, which may round to the neighbouring code"
+        )
+    inexact = {
+        node.op_type: node.name
+        for node in reversed(list(graph.all_nodes()))
+        if REGION_KEY not in node.metadata_props and node.op_type not in _EXACT_OPERATORS
+    }
+    reasons += [
+        f"digital operator {operator} (first: '{name}') rounds float32 in an order of its own; "
+        "the next DAC absorbs that except at the edge of a code"
+        for operator, name in sorted(inexact.items())
+    ]
+    return Promise(exact=not reasons, reasons=tuple(reasons))
+
+
+def _region_reasons(plan: RegionPlan) -> list[str]:
+    if plan.noise != "none":
+        kind = "draws noise" if plan.noise == "runtime" else "holds a chip's analog weights"
+        return [f"region '{plan.id}' {kind}: its sums are no integers"]
+    if plan.max_accumulator is None:
+        missing = "DAC" if plan.op.dac.scale is None else "weights"
+        return [f"region '{plan.id}': its {missing} have no bits, so its sums are no integers"]
+    if plan.max_accumulator >= _EXACT_SUMS:
+        return [
+            f"region '{plan.id}': sums of codes may reach {plan.max_accumulator:.0f}, beyond 2^24, "
+            "and float32 rounds them"
+        ]
+    return []

@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx_ir as ir
+
+from analogize.errors import ExportError
+
+# protobuf refuses messages of 2 GiB; leave room for everything that is not a weight.
+EXTERNAL_ABOVE = 2**31 - 2**27
+
+
+def write(model: ir.Model, path: str | os.PathLike[str], external_above: int) -> tuple[Path, ...]:
+    """Write ``model`` to ``path``, weights beside it where they exceed ``external_above`` bytes.
+
+    Everything is written under temporary names in the same folder and then renamed, the weights
+    before the model, so that no half-written model is ever found under ``path``.
+
+    Returns:
+        The files written: the model, and ``<name>.data`` if weights are external.
+
+    Raises:
+        ExportError: the file cannot be written.
+    """
+    path = Path(path)
+    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value]
+    is_external = sum(t.nbytes for t in tensors) > external_above
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: folder '{path.parent}' does not exist; create it first")
+    if path.is_dir():
+        raise ExportError(f"{path}: is a folder; give the name of a file, such as model.onnx")
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            draft = Path(folder) / path.name
+            data = f"{path.name}.data"
+            if is_external:
+                ir.save(model, draft, external_data=data, size_threshold_bytes=1024)
+                os.replace(Path(folder) / data, path.parent / data)
+            else:
+                ir.save(model, draft)
+            os.replace(draft, path)
+    except OSError as error:
+        raise ExportError(
+            f"{path}: cannot be written: {error.strerror or error}; choose a folder that you may "
+            "write to"
+        ) from error
+    return (path, path.parent / data) if is_external else (path,)
