@@ -216,6 +216,7 @@ def _weight(plan: RegionPlan) -> manifest.WeightEntry:
         bits=array.bits,
         grid=array.kind,
         granularity="channel" if array.range.ndim > 1 else "tensor",
+        channel_axis=_channel_axis(plan.op),
         range=_pair(array.range) if array.is_known else None,
         scale=_numbers(array.scale) if array.scale is not None else None,
         low=_integers(array.low) if has_grid else None,
@@ -224,6 +225,13 @@ def _weight(plan: RegionPlan) -> manifest.WeightEntry:
         storage=stored.storage,
         zero_point=stored.zero_point_numbers,
     )
+
+
+def _channel_axis(op: AnalogOp) -> int | None:
+    product = op.product
+    if not isinstance(product, Convolution) or not product.transposed:
+        return 0
+    return 1 if product.groups == 1 else None
 
 
 def _noise(plan: RegionPlan) -> manifest.NoiseEntry:

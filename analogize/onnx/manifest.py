@@ -64,6 +64,10 @@ class WeightEntry(_Part):
     bits: int | None = Field(description="Resolution; null: not quantized.")
     grid: GridKind = Field(description="Kind of grid.")
     granularity: Literal["tensor", "channel"] = Field(description="Extent of one range.")
+    channel_axis: int | None = Field(
+        description="The parameter's axis of output channels; null: a transposed convolution in "
+        "groups, where groups and axis 1 make up the channels."
+    )
     range: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = Field(
         description="[W_min, W_max], numbers or one a channel; null: not clipped."
     )

@@ -1,0 +1,199 @@
+"""Read the analog regions of a file, also after other tools have been over it.
+
+The manifest says what the regions are. Where each one is in the graph is found by the first of:
+
+    1. node metadata             survive onnx-ir and onnxscript
+    2. a call node of its name   the functions form
+    3. a node name's prefix      survives onnxruntime's optimizer, onnxsim, onnxslim
+    4. the weight tensor's name
+
+A file without manifest still gives its regions by these signs, without ranges, noise and tiles.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from analogize.errors import ExportError
+from analogize.onnx.manifest import DOMAIN, REGION_KEY, Manifest, RegionEntry, WeightEntry, parse
+
+Sign = Literal["node metadata", "call node", "node name", "weight name"]
+_NAME = re.compile(r"^(?P<id>.+?)(?:@\d+)?/(?:dac|weight|noise|mac|adc)(?:/.*)?$")
+_FOLDED = "/weight/dequantize"
+
+
+@dataclass(frozen=True)
+class OnnxRegion:
+    """One analog region of a file.
+
+    Attributes:
+        id: its name.
+        entry: what the manifest says of it: kind, DAC, weight range and grid, ADC, noise, tiles;
+            None without manifest.
+        found_by: the strongest sign of it in the graph, or None if the graph has lost it.
+        nodes: names of its nodes, as far as they are still known.
+        weight: its weights in weight units and the parameter's shape; with a programmed chip, that
+            chip's; None where the tensor is gone.
+        missing: what could not be found: ``"manifest"``, ``"node"``, ``"weight"``.
+    """
+
+    id: str
+    entry: RegionEntry | None
+    found_by: Sign | None
+    nodes: tuple[str, ...]
+    weight: npt.NDArray[np.float32] | None
+    missing: tuple[str, ...]
+
+
+def read_regions(path: str | os.PathLike[str]) -> tuple[OnnxRegion, ...]:
+    """The analog regions of an ONNX file, in graph order.
+
+    Raises:
+        ExportError: no ONNX file, one without any analog region, or one whose manifest disagrees
+            with its tensors.
+    """
+    model = load_model(path)
+    manifest = read_manifest(model, str(path))
+    signs = _signs(model)
+    tensors = {t.name: t for t in model.graph.initializer}
+    if manifest is None:
+        found = [
+            OnnxRegion(name, None, by, tuple(nodes), None, ("manifest",))
+            for name, (by, nodes) in signs.items()
+        ]
+    else:
+        found = [_region(r, signs, tensors, str(path)) for r in manifest.regions]
+    if not found:
+        raise ExportError(
+            f"{path}: has no analog region: neither a manifest ({DOMAIN}.manifest) nor nodes of "
+            "analogize's; was it written by export_onnx()?"
+        )
+    return tuple(found)
+
+
+def load_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Parse a file, external weights included.
+
+    Raises:
+        ExportError: it cannot be read, is truncated, or is not ONNX.
+    """
+    try:
+        model = onnx.load(os.fspath(path))
+    except FileNotFoundError as error:
+        raise ExportError(f"{path}: no such file; give an existing ONNX file") from error
+    except Exception as error:
+        raise ExportError(
+            f"{path}: not a readable ONNX file ({type(error).__name__}: {error}); it may be "
+            "truncated, of another format, or miss its external weights"
+        ) from error
+    if not model.graph.node or not model.opset_import:
+        raise ExportError(f"{path}: holds no ONNX graph; it may be truncated or of another format")
+    return model
+
+
+def read_manifest(model: onnx.ModelProto, source: str) -> Manifest | None:
+    """The manifest of a parsed file, or None.
+
+    Raises:
+        ExportError: it has one that cannot be read.
+    """
+    return parse({p.key: p.value for p in model.metadata_props}, source)
+
+
+def decode(entry: WeightEntry, tensor: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
+    """Weights in weight units from what the file keeps of them.
+
+    Raises:
+        ExportError: shape or codes are not what the manifest says.
+    """
+    if entry.transposed and tensor.ndim == 2:
+        tensor = tensor.T
+    if tuple(tensor.shape) != entry.shape:
+        raise ExportError(
+            f"{source}: tensor '{entry.initializer}' has shape {tuple(tensor.shape)}, and the "
+            f"manifest says {entry.shape}; graph and manifest disagree, export the model again"
+        )
+    values = tensor.astype(np.float32)
+    if entry.zero_point is None:
+        codes = values
+        if entry.scale is None or entry.folded:
+            return codes
+    else:
+        codes = values - _spread(entry.zero_point, entry)
+        low, high = _spread(entry.low, entry), _spread(entry.high, entry)
+        if bool(((codes < low) | (codes > high)).any()):
+            raise ExportError(
+                f"{source}: tensor '{entry.initializer}' holds codes beyond the manifest's low "
+                "and high; graph and manifest disagree, export the model again"
+            )
+    return (codes * _spread(entry.scale, entry)).astype(np.float32)
+
+
+def _spread(values: Any, entry: WeightEntry) -> npt.NDArray[np.float32]:
+    """Numbers, or numbers a channel, against the parameter's shape."""
+    array = np.asarray(values, np.float32)
+    if not array.ndim:
+        return array
+    if entry.channel_axis is None:
+        groups = array.size // entry.shape[1]
+        rows = np.repeat(array.reshape(groups, -1), entry.shape[0] // groups, axis=0)
+        return rows.reshape(entry.shape[0], -1, *[1] * (len(entry.shape) - 2))
+    shape = [1] * len(entry.shape)
+    shape[entry.channel_axis] = -1
+    return array.reshape(shape)
+
+
+def _region(
+    entry: RegionEntry,
+    signs: dict[str, tuple[Sign, list[str]]],
+    tensors: dict[str, onnx.TensorProto],
+    source: str,
+) -> OnnxRegion:
+    by, nodes = signs.get(entry.id, (None, []))
+    stored = tensors.get(entry.weight.initializer)
+    weight = None
+    if stored is not None:
+        weight = decode(entry.weight, numpy_helper.to_array(stored), source)
+        by = by or "weight name"
+    elif folded := tensors.get(entry.weight.initializer.removesuffix("/weight") + _FOLDED):
+        # A tool has folded the dequantization: zero-centred codes, or weights where folded.
+        as_floats = entry.weight.model_copy(update={"zero_point": None})
+        weight = decode(as_floats, numpy_helper.to_array(folded), source)
+    missing = (*(["node"] if by is None else []), *(["weight"] if weight is None else []))
+    return OnnxRegion(entry.id, entry, by, tuple(nodes), weight, missing)
+
+
+def _signs(model: onnx.ModelProto) -> dict[str, tuple[Sign, list[str]]]:
+    """The strongest sign of each region, and its nodes."""
+    found: dict[str, tuple[Sign, list[str]]] = {}
+    order: tuple[Sign, ...] = ("node metadata", "call node", "node name", "weight name")
+    for name, sign, node in _traces(model):
+        known = found.setdefault(name, (sign, []))
+        if order.index(sign) < order.index(known[0]):
+            found[name] = known = sign, known[1]
+        if node and node not in known[1]:
+            known[1].append(node)
+    return found
+
+
+def _traces(model: onnx.ModelProto) -> Iterator[tuple[str, Sign, str]]:
+    for node in model.graph.node:
+        metadata = {p.key: p.value for p in node.metadata_props}
+        if REGION_KEY in metadata:
+            yield metadata[REGION_KEY], "node metadata", node.name
+        elif node.domain == DOMAIN:
+            yield re.sub(r"@\d+$", "", node.name), "call node", node.name
+        elif match := _NAME.match(node.name):
+            yield match["id"], "node name", node.name
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("/weight"):
+            yield tensor.name.removesuffix("/weight"), "weight name", ""
