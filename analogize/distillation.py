@@ -143,6 +143,9 @@ class Distillation(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """SGD with a cosine decay to 0 unless the caller brought others."""
+        # Counting the steps makes the first epoch's iterator, before on_train_epoch_start could
+        # seed it, and once only: seeding between the two would split the epoch's stream.
+        self._reseed_data(self._loaded_epoch)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         make = self._make_optimizer or _sgd
         optimizer = make(parameters)
@@ -234,12 +237,11 @@ class Distillation(L.LightningModule):
         for teacher in self._teacher:
             teacher.to(self.device)
         self._project()
-        # The first epoch's iterator is made before on_train_epoch_start, the others' after it.
-        self._reseed_data(self._loaded_epoch)
 
     def on_train_epoch_start(self) -> None:
-        """Seed what shuffles this epoch's data."""
-        self._reseed_data(self.current_epoch)
+        """Seed what shuffles this epoch's data, where its iterator is yet to be made."""
+        if self.current_epoch > self._loaded_epoch:
+            self._reseed_data(self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this epoch's noise, after the loader has drawn its order."""

@@ -181,7 +181,7 @@ _LAST_STEP_ONLY = ("alpha", "temperature", "loss", "noise", "ema")
 class _Batches:
     """A list of batches as one loader: Lightning takes a list for several loaders."""
 
-    def __init__(self, batches: Sequence[Any]) -> None:
+    def __init__(self, batches: Sequence[Any]) -> None:  # noqa: D107
         self.batches = batches
 
     def __len__(self) -> int:

@@ -41,7 +41,7 @@ def main() -> None:
         LeNet5(),
         None,
         epochs=args.clean_epochs or (4 if args.quick else 20),
-        optimizer=partial(sgd, lr=0.05, weight_decay=5e-4),
+        optimizer=partial(torch.optim.AdamW, lr=2e-3),
         resume=out / "clean.ckpt",
         **trainer(args),
     )
