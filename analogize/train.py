@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -181,7 +181,7 @@ _LAST_STEP_ONLY = ("alpha", "temperature", "loss", "noise", "ema")
 class _Batches:
     """A list of batches as one loader: Lightning takes a list for several loaders."""
 
-    def __init__(self, batches: Sequence[Any]) -> None:  # noqa: D107
+    def __init__(self, batches: Sequence[Any]) -> None:
         self.batches = batches
 
     def __len__(self) -> int:
