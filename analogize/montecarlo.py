@@ -34,6 +34,7 @@ def evaluate(
     instances: int = 50,
     seed: int = 0,
     *,
+    precision: float | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
@@ -60,6 +61,10 @@ def evaluate(
             Gaussian noise model and the ratio of the fixed-SNR one.
         instances: Number of chips a level, at least 1.
         seed: What the chips' seeds derive from.
+        precision: Go on until each level's 95 % interval is at most so far from its mean, in units
+            of the metric. ``instances`` chips are a pilot, whose spread decides how many more are
+            drawn (Stein's two-stage rule, ``analogize.evaluation.stein_interval``): 20 or more
+            keep that number steady.
         resume: A JSON file that is written after every chip and, where it exists, continued, also
             with another number of instances. The data must be the same; only their number of
             samples is checked.
@@ -76,10 +81,11 @@ def evaluate(
     """
     score, etas = make_score(metric), noise_levels(eta)
     check_arguments(data, instances, seed)
+    _check_precision(precision, instances)
     if device is not None:
         model = copy.deepcopy(model).to(device)
     with noise_mode(model, "programmed"), undisturbed(model):
-        begun = _resumed(_empty(model, etas, score, instances, seed), resume)
+        begun = _resumed(_empty(model, etas, score, instances, seed, precision), resume)
         _check_levels(model, etas)
         with _bar(progress) as bar:
 
@@ -114,7 +120,7 @@ def _add_chip(
     """``result`` with the next chip of level ``index``; errors say which one it was."""
     level = result.levels[index]
     number = len(level.values)
-    seed = result.seeds[number]
+    seed = chip_seed(result.fingerprint.seed, number)
     try:
         done = run_chip(model, data, score, seed)
     except EvaluationError as cause:
@@ -126,13 +132,12 @@ def _add_chip(
             "must see the same data (to start over on other data, use another file for resume)"
         )
     silent = all(op.array.is_silent for op in operators(model))
-    grown = Level(
-        eta=level.eta,
-        values=(*level.values, done.value),
-        deterministic=silent and number == 0 and not done.drew,
-    )
-    levels = (*result.levels[:index], grown, *result.levels[index + 1 :])
-    return result.model_copy(update={"levels": levels, "samples": done.samples})
+    alike = silent and number == 0 and not done.drew
+    update = {"values": (*level.values, done.value), "deterministic": alike}
+    levels = (*result.levels[:index], level.model_copy(update=update), *result.levels[index + 1 :])
+    seeds = result.seeds if number < len(result.seeds) else (*result.seeds, seed)
+    update = {"levels": levels, "samples": done.samples, "seeds": seeds}
+    return result.model_copy(update=update)
 
 
 def noise_levels(eta: Any) -> tuple[float | None, ...]:
@@ -190,6 +195,18 @@ def check_arguments(data: Any, instances: int, seed: int) -> None:
         )
 
 
+def _check_precision(precision: float | None, instances: int) -> None:
+    if precision is None:
+        return
+    if not 0 < precision < math.inf:
+        raise EvaluationError(f"precision is {precision}; it must be a finite number above 0")
+    if instances < 2:
+        raise EvaluationError(
+            f"instances is {instances}; with precision they are the pilot, which needs at least 2 "
+            "chips (20 or more keep the number of further ones steady)"
+        )
+
+
 def _check_levels(model: nn.Module, etas: Iterable[float | None]) -> None:
     """Raise now what would otherwise end the run at its last level."""
     for eta in etas:
@@ -198,7 +215,12 @@ def _check_levels(model: nn.Module, etas: Iterable[float | None]) -> None:
 
 
 def _empty(
-    model: nn.Module, etas: Iterable[float | None], score: Score, instances: int, seed: int
+    model: nn.Module,
+    etas: Iterable[float | None],
+    score: Score,
+    instances: int,
+    seed: int,
+    precision: float | None,
 ) -> Evaluation:
     """The result before the first chip."""
     report = getattr(model, "report", None)
@@ -209,8 +231,11 @@ def _empty(
         target=report.target if isinstance(report, Report) else "unknown",
         noise=tuple(sorted(kinds)),
         instances=instances,
+        precision=precision,
         seeds=tuple(chip_seed(seed, k) for k in range(instances)),
-        levels=tuple(Level(eta=eta) for eta in run.etas),
+        levels=tuple(
+            Level(eta=eta, pilot=None if precision is None else instances) for eta in run.etas
+        ),
         fingerprint=run,
         versions={"analogize": metadata.version("analogize"), "torch": str(torch.__version__)},
     )
@@ -230,11 +255,19 @@ def _resumed(empty: Evaluation, resume: str | os.PathLike[str] | None) -> Evalua
             f"{os.fspath(resume)} holds another run: {'; '.join(found)}. Delete the file, or name "
             "another, to start over"
         )
-    levels = tuple(
-        level.model_copy(update={"values": level.values[: empty.instances]})
-        for level in before.levels
+    # With a precision, how many are needed follows from the pilot, so all are kept to look.
+    kept = tuple(
+        new.model_copy(update={"values": old.values, "deterministic": old.deterministic})
+        for new, old in zip(empty.levels, before.levels, strict=True)
     )
-    return empty.model_copy(update={"levels": levels, "samples": before.samples})
+    full = empty.model_copy(update={"levels": kept, "samples": before.samples})
+    levels = tuple(
+        level.model_copy(update={"values": level.values[: full.needed(index)]})
+        for index, level in enumerate(kept)
+    )
+    most = max(empty.instances, *(len(level.values) for level in levels))
+    seeds = tuple(chip_seed(empty.fingerprint.seed, k) for k in range(most))
+    return full.model_copy(update={"levels": levels, "seeds": seeds})
 
 
 def _bar(shown: bool) -> Progress:
@@ -255,7 +288,9 @@ def _show(bar: Progress, result: Evaluation, index: int) -> None:
     """Set the bar: a level without noise counts as all of its chips."""
     eta = result.levels[index].eta
     text = "Evaluating chips" if eta is None else f"Evaluating chips, eta {eta:g}"
-    chips = result.instances
-    done = sum(chips if x.deterministic else len(x.values) for x in result.levels)
+    chips = [result.needed(k) for k in range(len(result.levels))]
+    done = sum(
+        n if x.deterministic else len(x.values) for n, x in zip(chips, result.levels, strict=True)
+    )
     task = bar.task_ids[0] if bar.task_ids else bar.add_task(text, total=None)
-    bar.update(task, description=text, completed=done, total=chips * len(result.levels))
+    bar.update(task, description=text, completed=done, total=sum(chips))
