@@ -8,19 +8,15 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
-import torch
-from torch import fx, nn
+from torch import nn
 
 from analogize.calibrate import calibrate
 from analogize.calls import Call, batch_call, device_of, example_call
-from analogize.capture import capture
+from analogize.census import census
 from analogize.errors import CalibrationError, CaptureError
-from analogize.module import AnalogModule, DigitalProduct, Report
-from analogize.ops import operators
-from analogize.passes import PIPELINE
-from analogize.passes.mark import Declined
+from analogize.frontends.choose import Capture, rewrite
+from analogize.ops import AnalogOp, operators
 from analogize.passes.request import DigitalChoice, Request
-from analogize.pipeline import run
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 
@@ -33,7 +29,8 @@ def analogize(
     example_inputs: Any = None,
     digital: Sequence[DigitalChoice] = (),
     inplace: bool = False,
-) -> AnalogModule:
+    capture: Capture = "auto",
+) -> nn.Module:
     """Rewrite every product with stored weights into what an analog array makes of it.
 
     Bias, BatchNorm, activations and everything else stay digital. The result is an ordinary
@@ -41,7 +38,7 @@ def analogize(
     other, and ``summary()`` says what was rewritten and what was not.
 
     Args:
-        model: any module that torch.fx can trace.
+        model: any module.
         target: a built-in name (see ``analogize.targets.names()``), a path to a YAML file, or a
             ``Target``.
         calibration: a data loader or iterable of batches that fixes the ranges of DACs and ADCs;
@@ -50,6 +47,10 @@ def analogize(
             verify the rewriting and to count work. The first calibration batch by default.
         digital: what to keep digital besides the target's own choices: region names or globs,
             module types, or predicates of (name, module).
+        capture: the front end: ``"fx"`` traces the whole model into one graph; ``"hierarchical"``
+            keeps the model's Python and rewrites its modules; ``"intercept"`` also follows weights
+            that this Python uses directly; ``"auto"`` takes the first that gives the model's own
+            results and leaves the least digital.
         inplace: rewrite over the model's own modules instead of a copy. Parameters are shared
             then, and the original must not be used any more.
 
@@ -66,22 +67,27 @@ def analogize(
     loaded = load_target(target)
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected an nn.Module, got {type(model).__name__}")
-    example, batches = _first_call(model, calibration, example_inputs)
-    request = Request(example, _expected(model, example), tuple(digital))
-    captured = capture(model if inplace else copy.deepcopy(model))
-    captured.meta["request"] = request
-    log = run(captured, loaded, PIPELINE)
-    captured.meta.clear()
-    captured.report = _report(captured, loaded, example is not None, log)
-    if not operators(captured):
-        reasons = "; ".join(f"{d.name}: {d.reason}" for d in captured.report.digital)
+    if any(isinstance(m, AnalogOp) for m in model.modules()):
         raise CaptureError(
-            f"{type(model).__name__} has no operator that can become analog"
-            + (f" ({reasons})" if reasons else ": it holds no linear or convolution layer")
+            "the model is analog already; call analogize() on the original, or change the noise "
+            "with noise_level() and noise_mode()"
         )
+    example, batches = _first_call(model, calibration, example_inputs)
+    original = None if example is None else census(model, example)
+    request = Request(example, None if original is None else original.output, tuple(digital))
+    working = model if inplace else copy.deepcopy(model)
+    captured = rewrite(working, loaded, request, original, capture)
+    if not operators(captured):
+        raise CaptureError(_nothing_to_rewrite(captured))
     if batches is not None:
         calibrate(captured, batches)
     return captured
+
+
+def _nothing_to_rewrite(model: nn.Module) -> str:
+    reasons = "; ".join(f"{d.name}: {d.reason}" for d in model.report.digital)  # type: ignore[union-attr]
+    why = f" ({reasons})" if reasons else ": it holds no linear or convolution layer"
+    return f"{type(model).__name__} has no operator that can become analog{why}"
 
 
 def _first_call(
@@ -100,33 +106,3 @@ def _first_call(
         # A loader starts over by itself; an iterator is used up by what was taken from it.
         batches = chain([first], iterator) if iterator is calibration else calibration
     return None if call is None else call.to(device_of(model)), batches
-
-
-def _expected(model: nn.Module, example: Call | None) -> Any:
-    """The original's output in eval mode, leaving its mode and its buffers as they are."""
-    if example is None:
-        return None
-    modes = [(m, m.training) for m in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            return example(model)
-    except Exception as error:
-        raise CaptureError(
-            f"the model itself fails on the example inputs: {type(error).__name__}: {error}"
-        ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _report(module: fx.GraphModule, target: Target, measured: bool, log: tuple[str, ...]) -> Report:
-    digital = []
-    total = 0
-    for node in module.graph.nodes:
-        total += node.meta.get("macs", 0)
-        if isinstance(record := node.meta.get("analog"), Declined):
-            digital.append(
-                DigitalProduct(record.name, record.operator, record.reason, node.meta.get("macs"))
-            )
-    return Report(target.name, tuple(digital), total if measured else None, log)

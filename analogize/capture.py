@@ -11,7 +11,7 @@ from torch.fx.node import has_side_effect
 
 from analogize.errors import CaptureError
 from analogize.module import AnalogModule
-from analogize.ops import AnalogOp
+from analogize.passes.functionalize import has_hooks
 
 _FX_GUARDS = ("_assert_is_none", "_assert")
 
@@ -39,18 +39,22 @@ def capture(model: nn.Module) -> AnalogModule:
     would bake in the wrong branch), with a guard that refuses other values later.
 
     Raises:
-        CaptureError: already analog; cannot be traced; or computes something else in train() than
+        CaptureError: a module around others has hooks; the model cannot be traced; or computes something else in train() than
             in eval() in a way that one graph cannot hold.
     """
-    if any(isinstance(m, AnalogOp) for m in model.modules()):
-        raise CaptureError(
-            "the model is analog already; call analogize() on the original, or change the noise "
-            "with noise_level() and noise_mode()"
-        )
+    _refuse_hooks(model)
     graph = _trace(model)
     _refuse_mode_dependence(model, graph)
     _restore_signature(graph, _optional_arguments(model))
     return AnalogModule.over(model, graph)
+
+
+def _refuse_hooks(model: nn.Module) -> None:
+    """Hooks of modules that dissolve in the graph would run once, while tracing, and then never."""
+    for name, module in model.named_modules():
+        dissolves = not fx.Tracer().is_leaf_module(module, name) or module is model
+        if dissolves and has_hooks(module):
+            raise CaptureError(f"module '{name}' has hooks, which a graph would lose")
 
 
 def _trace(model: nn.Module) -> fx.Graph:

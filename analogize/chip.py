@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from analogize import noise
 from analogize.array import WeightArray
@@ -52,8 +53,22 @@ def erase(model: nn.Module) -> None:
 
 def weight_of(model: nn.Module, op: AnalogOp) -> Tensor:
     """The weight that ``op`` multiplies by: the parameter itself, or what computes it."""
-    weight: Tensor = attrgetter(op.region.weight)(model)
+    if op.expression is not None:
+        return op.expression.evaluate(model)
+    path, _, name = op.region.weight.rpartition(".")
+    owner = model.get_submodule(path)
+    _refresh_by_hook(owner, name)
+    weight: Tensor = getattr(owner, name)
     return weight
+
+
+def _refresh_by_hook(owner: nn.Module, name: str) -> None:
+    """Compute ``owner``'s weight anew where a hook of torch's old weight norm does before calls."""
+    for hook in owner._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == name:
+            setattr(owner, name, hook.compute_weight(owner))
+        elif isinstance(hook, SpectralNorm) and hook.name == name:
+            setattr(owner, name, hook.compute_weight(owner, do_power_iteration=False))
 
 
 @contextmanager
@@ -126,13 +141,14 @@ def clip_weights(model: nn.Module) -> int:
     the noise in larger weights (Noisy Machines, section 5.1). Call it after every optimizer step.
 
     Returns:
-        How many weights were moved. Weights inside the range are untouched.
+        How many weights were moved. Weights that are computed from parameters cannot be moved, and
+        are clipped by the array alone. Weights inside the range are untouched.
     """
     moved = 0
     done: set[int] = set()
     for op in _require_operators(model):
         array, weight = op.array, weight_of(model, op)
-        if array.limits is None or id(array) in done:
+        if array.limits is None or id(array) in done or not _is_storage(model, op, weight):
             continue
         done.add(id(array))
         low, high = array.limits
@@ -141,6 +157,12 @@ def clip_weights(model: nn.Module) -> int:
             clamp_(weight, low, high)
             moved += outside
     return moved
+
+
+def _is_storage(model: nn.Module, op: AnalogOp, weight: Tensor) -> bool:
+    """Whether ``weight`` is a parameter or a view of one, so that writing to it writes there."""
+    stored = [p.untyped_storage().data_ptr() for p in model.parameters()]
+    return isinstance(weight, nn.Parameter) or weight.untyped_storage().data_ptr() in stored
 
 
 def _arrays(model: nn.Module) -> list[WeightArray]:

@@ -18,12 +18,14 @@ class DigitalProduct:
         operator: what it computes.
         reason: why it was not rewritten.
         macs: multiply-accumulates on the example inputs, or None where none were given.
+        chosen: the user or the target wants it digital.
     """
 
     name: str
     operator: str
     reason: str
     macs: int | None = None
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,19 @@ class Report:
     Attributes:
         target: name of the target.
         digital: every product left digital.
-        total_macs: multiply-accumulates of the whole model on the example inputs, or None.
+        total_macs: multiply-accumulates of all products with stored weights that the census finds
+            in the original on the example inputs, or None without any.
         log: one line a pass.
+        capture: the front end that was used.
+        declined: front ends that were tried or skipped before it, each with its reason.
     """
 
     target: str
     digital: tuple[DigitalProduct, ...]
     total_macs: int | None
     log: tuple[str, ...] = ()
+    capture: str = "fx"
+    declined: tuple[str, ...] = ()
 
 
 class AnalogModule(fx.GraphModule):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,15 @@ from analogize.array import WeightArray
 from analogize.converter import Converter
 from analogize.crossbar import Differentiable, Dtypes, Stages, infer
 from analogize.errors import CalibrationError
+from analogize.expression import Expression
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
 from analogize.targets.spec import Target
 
 NoiseMode = Literal["off", "fresh", "programmed"]
+
+# The operators whose digital product is running, innermost last; only while models are bypassed.
+running: list[AnalogOp] = []
 
 # Zero-centred codes up to this magnitude are exact in bfloat16 (8 significant bits).
 _EXACT_IN_BFLOAT16_BITS = 8
@@ -71,6 +75,7 @@ class AnalogOp(nn.Module):
         mode: ``"off"``, ``"fresh"`` or ``"programmed"``, or None for the default: fresh noise in
             training, and in evaluation until a chip is programmed.
         region: what this operator stands for.
+        expression: how its weight is computed from parameters, or None where it is a parameter.
         observer: while calibrating, receives (input, output) of the digital product.
         is_calibrated: whether every converter that has bits has its range.
     """
@@ -81,6 +86,7 @@ class AnalogOp(nn.Module):
         super().__init__()
         self.product = product
         self.region = region
+        self.expression: Expression | None = None
         self.dac, self.array, self.adc = Converter(target.dac), array, Converter(target.adc)
         self.tile_size = target.array
         self.mode: NoiseMode | None = None
@@ -120,13 +126,33 @@ class AnalogOp(nn.Module):
         """Whether no stage changes anything: then the operator is the digital product itself."""
         return self._is_bare and self.array.is_silent
 
+    @property
+    def is_digital(self) -> bool:
+        """Whether this call is the digital operator as a whole, so that its own code may run."""
+        return self.observer is _ignore or (self.observer is None and self.is_exact)
+
+    def digitally(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run ``function``, the digital operator, on behalf of this one."""
+        if self.observer is None:
+            return function(*args, **kwargs)
+        running.append(self)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            running.pop()
+
     def forward(
-        self, x: Tensor, weight: Tensor, output_padding: tuple[int, ...] | None = None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        output_padding: tuple[int, ...] | None = None,
+        through: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The array's output before the bias, in the model's own units.
 
         Shapes: as the digital operator's, without the bias. A transposed convolution called with
-        an ``output_size`` passes the ``output_padding`` that makes it.
+        an ``output_size`` passes the ``output_padding`` that makes it. Where ``weight`` is a part
+        of the array, chosen at run time, ``through`` takes the same part of a chip.
 
         Raises:
             CalibrationError: a converter has bits and no range.
@@ -136,14 +162,14 @@ class AnalogOp(nn.Module):
         if output_padding is not None and isinstance(product, Convolution):
             product = replace(product, output_padding=output_padding)
         if self.observer is not None:
-            y = product.forward(x, weight)
+            y: Tensor = self.digitally(product.forward, x, weight)
             self.observer(x, y)
             return y
         if not self.is_calibrated:
             self._refuse_uncalibrated()
         if self.is_exact:
             return product.forward(x, weight)
-        used, dtypes = self._weights(weight, self.array), self._dtypes(x)
+        used, dtypes = self._weights(weight, self.array, through), self._dtypes(x)
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
             result: Tensor = Differentiable.apply(
                 x, weight, used, self.array, product, self._stages, dtypes
@@ -151,13 +177,16 @@ class AnalogOp(nn.Module):
             return result
         return infer(x, used, product, self._stages, dtypes)
 
-    def _weights(self, weight: Tensor, array: WeightArray) -> Tensor:
+    def _weights(
+        self, weight: Tensor, array: WeightArray, through: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
         """The weights of this forward pass in array units."""
         mode = self.mode
         if mode is None:
             mode = "fresh" if self.training or array.chip is None else "programmed"
         if mode == "programmed":
-            return array.programmed(weight)
+            chip = array.programmed(weight)
+            return chip if through is None else through(chip)
         with torch.no_grad():
             clean = array.clean(weight.detach())
             return clean if mode == "off" else array.noisy(clean)
@@ -213,7 +242,7 @@ def bypassed(
     """Run the digital products instead of the analog ones, and let ``observe`` see (op, x, y)."""
 
     def watcher(op: AnalogOp) -> Callable[[Tensor, Tensor], None]:
-        return lambda x, y: None if observe is None else observe(op, x, y)
+        return _ignore if observe is None else lambda x, y: observe(op, x, y)
 
     ops = operators(model)
     try:
@@ -223,6 +252,10 @@ def bypassed(
     finally:
         for op in ops:
             op.observer = None
+
+
+def _ignore(x: Tensor, y: Tensor) -> None:
+    """The observer of a model that is bypassed, but not observed."""
 
 
 def _refresh(op: AnalogOp, incompatible_keys: object) -> None:

@@ -130,7 +130,43 @@ class Convolution:
         return values.view(-1, *[1] * self.dimensions)
 
 
-Product = Linear | Convolution
+@dataclass(frozen=True)
+class BatchedLinear:
+    """Several linear products at once: ``y[..., g, t, n] = sum_k x[..., g, t, k] w[g, n, k]``.
+
+    Attributes:
+        batch: the leading dimensions of the weights, one block of the array for each index.
+    """
+
+    batch: tuple[int, ...]
+    operator: str = "batched_linear"
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Shapes: x (..., T, K), w (*batch, N, K), leading ones broadcast; returns (..., T, N)."""
+        return torch.matmul(x, w.mT)
+
+    def backward(
+        self, grad: Tensor, x: Tensor, w: Tensor, needs: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients for x and w, each None where ``needs`` is False."""
+        grad_x = (grad @ w).sum_to_size(x.shape) if needs[0] else None
+        grad_w = (grad.mT @ x).sum_to_size(w.shape) if needs[1] else None
+        return grad_x, grad_w
+
+    def matrix(self, shape: torch.Size) -> tuple[int, int, int]:
+        """Blocks of the array's matrix: (groups, rows K, columns N)."""
+        return prod(self.batch), shape[-1], shape[-2]
+
+    def channels(self, values: Tensor, shape: torch.Size) -> Tensor:
+        """View one value an output channel, shape (groups * N,), against weights of ``shape``."""
+        return values.view(*self.batch, -1, 1)
+
+    def output_channels(self, values: Tensor) -> Tensor:
+        """View one value an output channel against the product's output."""
+        return values.view(*self.batch, 1, -1)
+
+
+Product = Linear | Convolution | BatchedLinear
 
 
 def output_channels(product: Product, shape: torch.Size) -> int:

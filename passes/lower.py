@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from analogize.array import WeightArray
 from analogize.ops import AnalogOp, Region
-from analogize.passes.mark import Selected
+from analogize.passes.choice import Selected
 from analogize.passes.signature import PRODUCTS, attribute, bound_arguments, expand
 from analogize.product import Convolution, Linear, Product
 from analogize.targets.spec import Target

@@ -6,18 +6,15 @@ and the summary read it; no other place decides.
 
 from __future__ import annotations
 
-import difflib
 import operator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from analogize.errors import PassError
+from analogize.passes.choice import Choices, Declined, Selected
 from analogize.passes.functionalize import has_hooks
-from analogize.passes.request import DigitalChoice, request_of
+from analogize.passes.request import request_of
 from analogize.passes.signature import PRODUCTS, attribute, bound_arguments
 from analogize.targets.spec import Target
 
@@ -47,57 +44,30 @@ _NO_PRODUCT = (
 )
 
 
-@dataclass(frozen=True)
-class Selected:
-    """This product becomes the analog region ``name``, holding the parameter ``weight``."""
-
-    name: str
-    operator: str
-    weight: str
-
-
-@dataclass(frozen=True)
-class Declined:
-    """This product stays digital, for ``reason``."""
-
-    name: str
-    operator: str
-    reason: str
-
-
 def mark(module: fx.GraphModule, target: Target) -> int:
     """Write a record on every product; returns how many were selected.
 
     Raises:
         PassError: a pattern of the target's or the user's matches no region.
     """
-    choices = (*target.digital.names, *request_of(module).digital)
-    used: set[int] = set()
-    names: list[str] = []
+    choices = Choices(target, request_of(module).digital)
     count = 0
     for node in module.graph.nodes:
-        record = _judge(module, node, target)
+        record = _judge(module, node)
         if isinstance(record, Selected):
-            names.append(record.name)
-            owner = _owner(module, record)
-            for index, choice in enumerate(choices):
-                if _matches(choice, record, owner):
-                    used.add(index)
-                    record = Declined(record.name, record.operator, f"kept digital: {_say(choice)}")
-                    break
+            record = choices.decide(record, _owner(module, record))
         if record is not None:
             node.meta["analog"] = record
             count += isinstance(record, Selected)
-    user_choices = range(len(target.digital.names), len(choices))
-    _refuse_unused([choices[i] for i in user_choices if i not in used], names)
+    choices.require_used()
     return count
 
 
-def _judge(module: fx.GraphModule, node: fx.Node, target: Target) -> Selected | Declined | None:
+def _judge(module: fx.GraphModule, node: fx.Node) -> Selected | Declined | None:
     if node.op == "call_module":
         return _judge_module(module, node)
     if node.op == "call_function" and node.target in PRODUCTS:
-        return _judge_product(module, node, target)
+        return _judge_product(module, node)
     is_function = node.op == "call_function" and node.target in _OTHER_PRODUCTS
     if is_function or (node.op == "call_method" and node.target in _PRODUCT_METHODS):
         name = getattr(node.target, "__name__", str(node.target))
@@ -123,7 +93,7 @@ def _judge_module(module: fx.GraphModule, node: fx.Node) -> Declined | None:
     return Declined(str(node.target), kind, reason)
 
 
-def _judge_product(module: fx.GraphModule, node: fx.Node, target: Target) -> Selected | Declined:
+def _judge_product(module: fx.GraphModule, node: fx.Node) -> Selected | Declined:
     operator_name = PRODUCTS[node.target].operator
     arguments = bound_arguments(node)
     weight = arguments["weight"]
@@ -144,10 +114,6 @@ def _judge_product(module: fx.GraphModule, node: fx.Node, target: Target) -> Sel
     dynamic = [k for k in dynamic if k != "output_padding"]
     if dynamic:
         return Declined(name, operator_name, f"its {dynamic[0]} is computed at run time")
-    if operator_name in target.digital.operators:
-        return Declined(
-            name, operator_name, f"target '{target.name}' keeps {operator_name} digital"
-        )
     return Selected(name, operator_name, path)
 
 
@@ -171,27 +137,3 @@ def _has_node(value: Any) -> bool:
 
 def _owner(module: fx.GraphModule, record: Selected) -> nn.Module:
     return module.get_submodule(record.weight.rpartition(".")[0])
-
-
-def _matches(choice: DigitalChoice, record: Selected, owner: nn.Module) -> bool:
-    if isinstance(choice, str):
-        return fnmatchcase(record.name, choice)
-    if isinstance(choice, type):
-        return isinstance(owner, choice)
-    return bool(choice(record.name, owner))
-
-
-def _say(choice: DigitalChoice) -> str:
-    if isinstance(choice, str):
-        return f"matches '{choice}'"
-    return f"matches {getattr(choice, '__name__', repr(choice))}"
-
-
-def _refuse_unused(unused: list[DigitalChoice], names: list[str]) -> None:
-    for choice in unused:
-        near = difflib.get_close_matches(choice, names, 3) if isinstance(choice, str) else []
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise PassError(
-            f"digital: {choice!r} matches no region; {hint}the regions are "
-            f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-        )

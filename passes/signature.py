@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
+from torch.overrides import wrap_torch_function
+
+
+@wrap_torch_function(lambda x, weight: (x, weight))
+def batched_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.mT``: shapes (..., T, K) and (*batch, N, K); returns (..., T, N)."""
+    return torch.matmul(x, weight.mT)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ _TRANSPOSE = {
 
 PRODUCTS: dict[Any, Signature] = {
     F.linear: Signature("linear", 0, False, _LINEAR),
+    batched_linear: Signature("batched_linear", 0, False, {"input": None, "weight": None}),
     F.conv1d: Signature("conv1d", 1, False, _CONV),
     F.conv2d: Signature("conv2d", 2, False, _CONV),
     F.conv3d: Signature("conv3d", 3, False, _CONV),

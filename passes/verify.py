@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from analogize.census import eval_mode
 from analogize.errors import PassError
 from analogize.ops import AnalogOp, bypassed
-from analogize.passes.mark import Selected
+from analogize.passes.choice import Selected
 from analogize.passes.request import request_of
 from analogize.targets.spec import Target
 
@@ -37,15 +38,9 @@ def verify(module: fx.GraphModule, target: Target) -> int:
     request = request_of(module)
     if request.example is None:
         return 0
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        module.eval()
-        module.recompile()
-        with torch.no_grad(), bypassed(module):
-            actual = request.example(module)
-    finally:
-        for part, training in modes:
-            part.training = training
+    module.recompile()
+    with eval_mode(module), torch.no_grad(), bypassed(module):
+        actual = request.example(module)
     require_equal(actual, request.expected)
     return 0
 

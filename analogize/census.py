@@ -1,0 +1,267 @@
+"""The census: every product with stored weights that a model computes, counted independently.
+
+One eager forward pass runs below autograd, under a dispatch mode that follows three kinds of
+values through every operator:
+
+    stored    computed from parameters (and buffers), and not from the input
+    computed  the output of a product that does not depend on the input
+    active    anything that depends on the input
+
+Every matrix product, convolution or recurrent kernel with a stored operand is counted, whatever
+Python computes it and however the weight got there. Attention scores and embeddings are not
+products with stored weights. The census knows nothing of how models are rewritten, which is what
+makes it a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from analogize import ops
+from analogize.calls import Call, example_call
+from analogize.errors import CaptureError
+
+aten = torch.ops.aten
+
+_STORED, _COMPUTED, _ACTIVE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class StoredProduct:
+    """A product with a stored operand, summed over all its calls.
+
+    Attributes:
+        module: qualified name of the innermost module that computes it; "" for the model itself.
+        operator: the ATen operator.
+        macs: multiply-accumulates of all calls.
+        calls: how many times it ran.
+        region: the analog region that stands for it in a rewritten model, or None.
+        index: that region's index, or None.
+    """
+
+    module: str
+    operator: str
+    macs: int
+    calls: int
+    region: str | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class Census:
+    """All products with stored weights of one forward pass.
+
+    Attributes:
+        products: in the order of their first call.
+        output: what the model returned.
+    """
+
+    products: tuple[StoredProduct, ...]
+    output: Any
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all products."""
+        return sum(p.macs for p in self.products)
+
+    @property
+    def analog_macs(self) -> int:
+        """Those that an analog region stands for."""
+        return sum(p.macs for p in self.products if p.region is not None)
+
+    @property
+    def left(self) -> tuple[StoredProduct, ...]:
+        """The products for which no analog region stands."""
+        return tuple(p for p in self.products if p.region is None)
+
+
+def census(model: nn.Module, example_inputs: Any) -> Census:
+    """Count every product whose operand derives from a parameter, in one eval-mode forward pass.
+
+    The model's mode, and torch's random state, are left as they were.
+
+    Args:
+        model: any module, rewritten or not.
+        example_inputs: a tensor, a tuple of positional or a mapping of named arguments.
+
+    Raises:
+        CaptureError: the model itself fails on the example inputs.
+    """
+    call = example_inputs if isinstance(example_inputs, Call) else example_call(example_inputs)
+    counter = _Counter(model, call)
+    try:
+        with eval_mode(model), torch.no_grad(), _module_names(model, counter.stack), counter:
+            output = call(model)
+    except Exception as error:
+        raise CaptureError(
+            f"the model itself fails on the example inputs: {type(error).__name__}: {error}"
+        ) from error
+    return Census(counter.products(), output)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within the block ``model`` is in eval mode with a fixed seed; both are restored."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _matrix(a: Tensor, b: Tensor) -> int:
+    return a.numel() * b.shape[-1]
+
+
+def _convolution(x: Tensor, w: Tensor, bias: Any, *rest: Any, out: Tensor) -> int:
+    transposed = bool(rest[3])
+    positions = prod((x if transposed else out).shape[2:]) * x.shape[0]
+    return positions * w.numel()
+
+
+def _recurrent(*args: Any, out: Any) -> int:
+    steps, batch = args[0].shape[0], args[0].shape[1]
+    return steps * batch * sum(w.numel() for w in args[1:3])
+
+
+def _trilinear(a: Tensor, b: Tensor, c: Tensor, *rest: Any, out: Tensor) -> int:
+    return out.shape[0] * b.numel()
+
+
+# ATen operator -> (positions of the operands, multiply-accumulates of a call).
+_PRODUCTS: dict[Any, tuple[tuple[int, ...], Callable[..., int]]] = {
+    aten.mm.default: ((0, 1), lambda a, b, out: _matrix(a, b)),
+    aten.bmm.default: ((0, 1), lambda a, b, out: _matrix(a, b)),
+    aten.mv.default: ((0, 1), lambda a, b, out: a.numel()),
+    aten.dot.default: ((0, 1), lambda a, b, out: a.numel()),
+    aten.addmm.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),
+    aten.addmv.default: ((1, 2), lambda c, a, b, out, **_: a.numel()),
+    aten.baddbmm.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),
+    aten.convolution.default: ((0, 1), _convolution),
+    aten.mkldnn_rnn_layer.default: ((1, 2), _recurrent),
+    aten._trilinear.default: ((1,), _trilinear),
+    aten._grouped_mm.default: ((0, 1), lambda a, b, *_, out, **__: a.shape[0] * prod(b.shape[-2:])),
+}
+for _name in ("_addmm_activation", "linear"):
+    if hasattr(aten, _name):
+        _PRODUCTS[getattr(aten, _name).default] = (
+            ((1, 2), lambda c, a, b, out, **_: _matrix(a, b))
+            if _name == "_addmm_activation"
+            else ((0, 1), lambda x, w, *_, out: x.numel() * w.shape[0])
+        )
+
+
+class _Counter(TorchDispatchMode):
+    """Follows stored values through every ATen call, and counts."""
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.stack: list[str] = [""]
+        self._kinds = WeakIdKeyDictionary()
+        self._counts: dict[tuple[str, str, str | None, int | None], list[int]] = {}
+        for parameter in model.parameters():
+            self._kinds[parameter] = _STORED
+        for leaf in tree_leaves((call.args, dict(call.kwargs))):
+            if isinstance(leaf, Tensor):
+                self._kinds[leaf] = _ACTIVE
+
+    def products(self) -> tuple[StoredProduct, ...]:
+        """What was counted."""
+        return tuple(
+            StoredProduct(module, operator, macs, calls, region, index)
+            for (module, operator, region, index), (macs, calls) in self._counts.items()
+        )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operator, count it, and give its results their kind."""
+        kwargs = kwargs or {}
+        operands = _tensors(args) + _tensors(tuple(kwargs.values()))
+        kinds = [self._kind(t) for t in operands]
+        result = func(*args, **kwargs)
+        kind = max(kinds, default=0)
+        if func in _PRODUCTS and _STORED in kinds:
+            kind = max(kind, self._product(func, args, kwargs, result))
+        elif kind == _COMPUTED:
+            kind = self._sum(func, operands, result)
+        if kind:
+            self._mark(result, kind)
+            if func._schema.is_mutable:
+                self._mark(args[0], kind)
+        return result
+
+    def _product(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> int:
+        positions, macs = _PRODUCTS[func]
+        if any(self._kind(args[i]) == _STORED for i in positions):
+            region = ops.running[-1].region if ops.running else None
+            named = (region.name, region.index) if region is not None else (None, None)
+            entry = self._counts.setdefault((self.stack[-1], str(func), *named), [0, 0])
+            entry[0] += macs(*args, out=result, **kwargs)
+            entry[1] += 1
+        return _COMPUTED
+
+    def _sum(self, func: Any, operands: list[Tensor], result: Any) -> int:
+        """Full-size stored plus computed is a stored weight with an update; a bias is not."""
+        if func in (aten.add.Tensor, aten.sub.Tensor) and isinstance(result, Tensor):
+            full = [t for t in operands if t.shape == result.shape]
+            if any(self._kind(t) == _STORED for t in full):
+                return _STORED
+        return _COMPUTED
+
+    def _kind(self, tensor: Any) -> int:
+        found: int = self._kinds.get(tensor, 0) if isinstance(tensor, Tensor) else 0
+        return found
+
+    def _mark(self, values: Any, kind: int) -> None:
+        for tensor in _tensors((values,)):
+            for alias in (tensor, tensor._base):
+                if isinstance(alias, Tensor) and not isinstance(alias, nn.Parameter):
+                    self._kinds[alias] = max(kind, self._kind(alias))
+
+
+def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(_tensors(tuple(value)))
+    return found
+
+
+@contextmanager
+def _module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keep the name of the innermost running module at the end of ``stack``."""
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, args: Any) -> None:
+        stack.append(names.get(id(module), stack[-1]))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        stack.pop()
+
+    handles = (
+        module_hooks.register_module_forward_pre_hook(enter),
+        module_hooks.register_module_forward_hook(leave, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

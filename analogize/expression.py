@@ -1,0 +1,110 @@
+"""Weights that are computed: how to get them from a model's parameters, without its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """A tensor computed from parameters and buffers alone; equal keys compute equal tensors.
+
+    Attributes:
+        key: what is computed, in words, for example ``transpose(attn.in_proj_weight, 0, 1)``.
+        names: the parameters and buffers it reads.
+        function: what is called, or None for the parameter or buffer ``names[0]`` itself.
+        args: its arguments, in which other expressions stand for tensors.
+        kwargs: its named arguments, likewise.
+        index: which of its results, or None where it returns a single one.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    function: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: tuple[tuple[str, Any], ...] = ()
+    index: int | None = None
+
+    def evaluate(self, model: nn.Module) -> Tensor:
+        """The tensor that ``model``'s parameters give now; differentiable."""
+        if self.function is None:
+            leaf: Tensor = attrgetter(self.names[0])(model)
+            return leaf
+        args = [_evaluated(a, model) for a in self.args]
+        result = self.function(*args, **{k: _evaluated(v, model) for k, v in self.kwargs})
+        value: Tensor = result if self.index is None else result[self.index]
+        return value
+
+
+def leaf(name: str) -> Expression:
+    """The parameter or buffer called ``name``."""
+    return Expression(name, (name,))
+
+
+def applied(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Expression:
+    """``function`` of arguments among which at least one is an expression."""
+    words = [_word(a) for a in args] + [f"{k}={_word(v)}" for k, v in kwargs.items()]
+    name = function_name(function)
+    found = dict.fromkeys(n for e in _expressions((args, tuple(kwargs.values()))) for n in e.names)
+    if name in ("dropout", "contiguous", "clone"):
+        # The same weights: masks of dropped connections differ between train() and eval().
+        key = words[0]
+    else:
+        key = f"{name}({', '.join(words)})"
+    return Expression(key, tuple(found), function, args, tuple(kwargs.items()))
+
+
+def item(whole: Expression, index: int) -> Expression:
+    """One of the results of an expression that returns several."""
+    return Expression(
+        f"{whole.key}[{index}]", whole.names, whole.function, whole.args, whole.kwargs, index
+    )
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """How a torch function is called; properties of tensors by the property's name."""
+    if isinstance(function, Property):
+        return function.name
+    return str(getattr(function, "__name__", repr(function)))
+
+
+@dataclass(frozen=True)
+class Property:
+    """Reads a tensor's property, such as ``T`` or ``mT``; unlike torch's own getter, it pickles."""
+
+    name: str
+
+    def __call__(self, tensor: Tensor) -> Any:
+        """``tensor.name``."""
+        return getattr(tensor, self.name)
+
+
+def _evaluated(value: Any, model: nn.Module) -> Any:
+    if isinstance(value, Expression):
+        return value.evaluate(model)
+    if isinstance(value, list | tuple):
+        return type(value)(_evaluated(v, model) for v in value)
+    return value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Expression):
+        return value.key
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_word, value))})"
+    return repr(value)
+
+
+def _expressions(value: Any) -> list[Expression]:
+    if isinstance(value, Expression):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [e for v in value for e in _expressions(v)]
+    return []

@@ -1,0 +1,221 @@
+"""Choose a front end: by what it covers and by equal results, never because it happened to trace.
+
+fx            the whole model as one graph; then the pipeline of passes
+hierarchical  the model's Python, with its stock modules rewritten
+intercept     the same, and weights that this Python uses directly are intercepted
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from analogize.calls import Call
+from analogize.capture import capture as trace
+from analogize.census import Census, StoredProduct, census, eval_mode
+from analogize.errors import CaptureError, PassError
+from analogize.frontends.kept import keep
+from analogize.module import DigitalProduct, Report
+from analogize.ops import AnalogOp, bypassed, operators
+from analogize.passes import PIPELINE
+from analogize.passes.choice import Declined
+from analogize.passes.request import Request
+from analogize.passes.verify import require_equal
+from analogize.pipeline import run
+from analogize.targets.spec import Target
+
+Capture = Literal["auto", "fx", "hierarchical", "intercept"]
+FrontEnd = Literal["fx", "hierarchical", "intercept"]
+
+logger = logging.getLogger("analogize")
+
+
+def rewrite(
+    model: nn.Module, target: Target, request: Request, original: Census | None, capture: Capture
+) -> nn.Module:
+    """Rewrite ``model``, which may be changed, by the front end asked for, or the best one.
+
+    Args:
+        model: the copy to rewrite.
+        target: the device.
+        request: example inputs and the user's choices.
+        original: the census of the original, or None without example inputs.
+        capture: a front end's name, or ``"auto"``.
+
+    Raises:
+        CaptureError: an unknown front end, or none fits.
+        PassError: a choice that matches nothing, or a weight that cannot be mapped.
+    """
+    if capture not in get_args(Capture):
+        allowed = ", ".join(map(repr, get_args(Capture)))
+        raise CaptureError(f"capture={capture!r} is unknown; allowed are {allowed}")
+    if capture != "auto":
+        return _attempt(capture, model, target, request, original, ())
+    second = _second_call(model, request.example)
+    left: float = float("inf")
+    try:
+        traced = _attempt("fx", model, target, request, original, ())
+        if second is not None:
+            _require_equal_again(traced, *second)
+        declined = _what_is_missing(traced)
+        if declined is None:
+            return traced
+        left = _left(traced) if operators(traced) else left
+    except (CaptureError, PassError) as error:
+        declined = str(error)
+    reasons = (f"fx: {declined}",)
+    logger.info("front end %s", reasons[0])
+    restore(model)
+    kept = _attempt("intercept", model, target, request, original, reasons)
+    if _left(kept) < left:
+        return kept
+    restore(model)
+    return _attempt("fx", model, target, request, original, ())
+
+
+def restore(model: nn.Module) -> None:
+    """Undo what a front end did to ``model``'s modules."""
+    for module in model.modules():
+        if (origin := getattr(type(module), "_analog_origin", None)) is not None:
+            module.__class__ = origin()[0]
+        module.__dict__.pop("_analog_scope", None)
+        for name, child in list(module._modules.items()):
+            if isinstance(child, AnalogOp):
+                del module._modules[name]
+
+
+def _attempt(
+    name: FrontEnd,
+    model: nn.Module,
+    target: Target,
+    request: Request,
+    original: Census | None,
+    declined: tuple[str, ...],
+) -> nn.Module:
+    """One front end, checked against the original's results and its census."""
+    rewritten: nn.Module
+    if name == "fx":
+        rewritten, digital, log = _trace_whole(model, target, request)
+    else:
+        rewritten, digital, log = keep(model, target, request, name == "intercept")
+        if name == "intercept" and not any("_analog_scope" in m.__dict__ for m in model.modules()):
+            name = "hierarchical"
+        elif name == "intercept":
+            reason = "hierarchical: Python that could not be traced uses weights directly"
+            declined = (*declined, reason)
+    total = None if original is None else original.macs
+    if original is not None and operators(rewritten):
+        digital, total = _audit(rewritten, request, original, digital, compare=name != "fx")
+    report = Report(target.name, tuple(digital), total, log, name, declined)
+    rewritten.report = report  # type: ignore[assignment]
+    return rewritten
+
+
+def _trace_whole(
+    model: nn.Module, target: Target, request: Request
+) -> tuple[nn.Module, list[DigitalProduct], tuple[str, ...]]:
+    graph_module = trace(model)
+    graph_module.meta["request"] = request
+    log = run(graph_module, target, PIPELINE)
+    digital = [
+        DigitalProduct(d.name, d.operator, d.reason, node.meta.get("macs"), d.chosen)
+        for node in graph_module.graph.nodes
+        if isinstance(d := node.meta.get("analog"), Declined)
+    ]
+    graph_module.meta.clear()
+    return graph_module, digital, log
+
+
+def _audit(
+    model: nn.Module,
+    request: Request,
+    original: Census,
+    digital: list[DigitalProduct],
+    compare: bool,
+) -> tuple[list[DigitalProduct], int]:
+    """Count what became analog, and name every stored product that did not.
+
+    Raises:
+        PassError: the rewritten model returns something else.
+    """
+    with bypassed(model):
+        counted = census(model, request.example)
+    if compare:
+        require_equal(counted.output, request.expected)
+    macs: dict[int | None, int] = {}
+    for product in counted.products:
+        macs[product.index] = macs.get(product.index, 0) + product.macs
+    for op in operators(model):
+        op.region = replace(op.region, macs=macs.get(op.region.index, 0))
+    return _with_left(digital, counted.left), max(original.macs, counted.macs)
+
+
+def _with_left(
+    digital: list[DigitalProduct], left: tuple[StoredProduct, ...]
+) -> list[DigitalProduct]:
+    """The declined products with their work, and those of the census nobody gave a reason for."""
+    work = {p.module: 0 for p in left}
+    for product in left:
+        work[product.module] += product.macs
+    named = [d if d.macs is not None else replace(d, macs=work.get(d.name, 0)) for d in digital]
+    known = {d.name for d in digital}
+    # In a graph every function call belongs to the graph itself.
+    explained = sum(d.macs or 0 for d in named if d.reason != "both operands are activations")
+    if sum(work.values()) <= explained:
+        return named
+    reason = "no front end reached the weight, or it is computed anew from other products"
+    extra = [
+        DigitalProduct(p.module or "(model)", p.operator, reason, p.macs)
+        for p in left
+        if p.module not in known
+    ]
+    return named + extra
+
+
+def _what_is_missing(model: nn.Module) -> str | None:
+    """Why a traced model leaves products digital that nobody chose to, or None."""
+    report: Report = model.report  # type: ignore[assignment]
+    missing = [d for d in report.digital if not d.chosen and d.macs != 0]
+    missing = [d for d in missing if d.reason != "both operands are activations"]
+    unmeasured = report.total_macs is None and bool(operators(model))
+    if not missing or unmeasured:
+        return None
+    return "; ".join(f"{d.name}: {d.reason}" for d in missing[:3])
+
+
+def _left(model: nn.Module) -> int:
+    """Multiply-accumulates that are not analog."""
+    report: Report = model.report  # type: ignore[assignment]
+    return (report.total_macs or 0) - sum(op.region.macs or 0 for op in operators(model))
+
+
+def _second_call(model: nn.Module, example: Call | None) -> tuple[Call, Any] | None:
+    """The example at batch size 1, and what the original returns for it, where both exist."""
+    if example is None:
+        return None
+    leaves, structure = tree_flatten((example.args, dict(example.kwargs)))
+    tensors = [t for t in leaves if isinstance(t, Tensor)]
+    sizes = {t.shape[0] if t.ndim else 0 for t in tensors}
+    if len(sizes) != 1 or min(sizes) < 2:
+        return None
+    first = [t[:1] if isinstance(t, Tensor) else t for t in leaves]
+    call = Call(*tree_unflatten(first, structure))
+    try:
+        with eval_mode(model), torch.no_grad():
+            return call, call(model)
+    except Exception:
+        return None  # the model does not take this size; nothing to compare with
+
+
+def _require_equal_again(model: nn.Module, call: Call, expected: Any) -> None:
+    try:
+        with eval_mode(model), torch.no_grad(), bypassed(model):
+            actual = call(model)
+    except Exception as error:
+        raise CaptureError(f"the graph fails at another batch size: {error}") from error
+    require_equal(actual, expected)

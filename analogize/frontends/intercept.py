@@ -1,0 +1,275 @@
+"""Interception: products with stored weights, found and replaced while a model's Python runs.
+
+A torch-function mode sees every call of the Python that was kept. It follows parameters through
+views, slices, transposes and arithmetic (see expression.py), decomposes composite operators (see
+operators.py), and hands each product with a stored weight to its analog operator. A product that
+nobody prepared an operator for, in a branch that the example did not take, runs digitally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from types import FunctionType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from analogize.expression import Expression, Property, applied, function_name, item, leaf
+from analogize.frontends import recurrent
+from analogize.frontends.operators import RULES
+from analogize.ops import AnalogOp
+from analogize.passes.signature import PRODUCTS, expand
+from analogize.product import BatchedLinear, Convolution, Linear, Product
+
+__all__ = ["Interception", "Part", "Scope", "Watcher", "recurrent"]
+
+# Functions that choose or rearrange elements, and so commute with programming them on a chip.
+_MOVES = frozenset(
+    ["__getitem__", "select", "index_select", "narrow", "t", "T", "mT", "transpose", "permute", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "chunk", "split", "unbind", "expand", "swapaxes", "movedim", "to", "float"]
+)
+_CHOICES = frozenset(["__getitem__", "index_select", "select"])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor computed from parameters: a whole, and moves that depend on the input.
+
+    Attributes:
+        whole: the static expression, which a chip can hold.
+        moves: functions that take a chip of the whole to one of this part; () for the whole.
+    """
+
+    whole: Expression
+    moves: tuple[Callable[[Any], Any], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Equal keys share an array."""
+        return self.whole.key + "[*]" * bool(self.moves)
+
+    def through(self, chip: Tensor) -> Tensor:
+        """The same part of ``chip``."""
+        for move in self.moves:
+            chip = move(chip)
+        return chip
+
+
+@dataclass
+class Scope:
+    """What the modules of one rewritten model share: its root and its operators by their key.
+
+    Copied and pickled with them.
+    """
+
+    root: nn.Module
+    operators: dict[tuple[str, Product], AnalogOp] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    active: bool = False
+
+
+class Watcher(Protocol):
+    """Sees what an interception meets; used to find out what a model does."""
+
+    def derived(self) -> None:
+        """A weight was computed from another."""
+
+    def product(
+        self, part: Part, product: Product, operator: str, weight: Tensor, arguments: dict[str, Any]
+    ) -> None:
+        """A product with a stored weight is about to run."""
+
+
+class Interception(TorchFunctionMode):
+    """The mode; ``names`` are the parameters and buffers it follows."""
+
+    def __init__(self, scope: Scope, names: tuple[str, ...], watcher: Watcher | None = None):
+        super().__init__()
+        self.scope, self.watcher = scope, watcher
+        self._parts: dict[int, Part] = {}
+        # Tensors are kept alive with their record: a new one could get an old one's id.
+        self._alive: list[Any] = []
+        for name in names:
+            self._record(attrgetter(name)(scope.root), Part(leaf(name)))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``func``: as it is, decomposed, or on an array."""
+        kwargs = kwargs or {}
+        if not self._any_stored(args) and not (kwargs and self._any_stored(tuple(kwargs.values()))):
+            return func(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            with self:
+                return _body(func)(*args, **kwargs)
+        if (rule := RULES.get(func)) is not None:
+            with self:
+                result = rule(self._is_weight, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        if func in PRODUCTS:
+            return self._product(func, args, kwargs)
+        result = func(*args, **kwargs)
+        self._follow(func, args, kwargs, result)
+        return result
+
+    def _any_stored(self, values: tuple[Any, ...]) -> bool:
+        for value in values:
+            if isinstance(value, Tensor):
+                if id(value) in self._parts:
+                    return True
+            elif isinstance(value, list | tuple) and self._any_stored(tuple(value)):
+                return True
+        return False
+
+    def _is_weight(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and id(value) in self._parts
+
+    def _record(self, tensor: Any, part: Part) -> None:
+        if isinstance(tensor, Tensor) and id(tensor) not in self._parts:
+            self._parts[id(tensor)] = part
+            self._alive.append(tensor)
+
+    def _product(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        arguments = {**PRODUCTS[func].parameters}
+        arguments |= dict(zip(arguments, args, strict=False)) | kwargs
+        weight = arguments["weight"]
+        part = self._parts.get(id(weight))
+        if part is None:
+            return func(*args, **kwargs)
+        x, product = normalized(func, arguments)
+        if self.watcher is not None:
+            operator = PRODUCTS[func].operator
+            self.watcher.product(part, product, operator, weight, arguments)
+        op = self.scope.operators.get((part.key, product))
+        if op is None:
+            return func(*args, **kwargs)
+        if op.is_digital:
+            return op.digitally(func, *args, **kwargs)
+        y = op(x, weight, through=part.through) if part.moves else op(x, weight)
+        return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
+
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
+        """Give the results of ``func`` their part, if they depend on no input."""
+        outputs = result if isinstance(result, list | tuple) else (result,)
+        if not any(isinstance(t, Tensor) for t in outputs):
+            return
+        if function_name(func).rstrip("_") != function_name(func) and "__" not in function_name(
+            func
+        ):
+            self._forget(result)
+            return
+        part = self._part_of(_stable(func), args, kwargs)
+        if part is None:
+            return
+        if self.watcher is not None:
+            self.watcher.derived()
+        if not isinstance(result, list | tuple):
+            self._record(result, part)
+            return
+        for index, tensor in enumerate(result):
+            if part.moves:
+                moves = (*part.moves[:-1], _Nth(part.moves[-1], index))
+                self._record(tensor, Part(part.whole, moves))
+            else:
+                self._record(tensor, Part(item(part.whole, index)))
+
+    def _part_of(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Part | None:
+        known = [self._parts.get(id(t)) for t in _tensors((args, tuple(kwargs.values())))]
+        if all(p is not None and not p.moves for p in known):
+            if function_name(func).startswith("new_"):
+                return None
+            replaced = self._replaced(args)
+            return Part(applied(func, replaced, {k: self._replaced(v) for k, v in kwargs.items()}))
+        first = self._parts.get(id(args[0])) if args else None
+        name = function_name(func)
+        others_known = all(p is not None for p in known[1:]) or name in _CHOICES
+        if first is None or name not in _MOVES or not others_known:
+            return None
+        rest, named = tuple(args[1:]), dict(kwargs)
+        return Part(first.whole, (*first.moves, lambda chip: func(chip, *rest, **named)))
+
+    def _replaced(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._parts[id(value)].whole
+        if isinstance(value, list | tuple):
+            return type(value)(self._replaced(v) for v in value)
+        return value
+
+    def _forget(self, tensor: Any) -> None:
+        """An operator wrote over a value: what it computes now is not known."""
+        self._parts.pop(id(tensor), None)
+
+
+class _Nth:
+    def __init__(self, function: Callable[[Any], Any], index: int) -> None:
+        self.function, self.index = function, index
+
+    def __call__(self, chip: Any) -> Any:
+        return self.function(chip)[self.index]
+
+
+def normalized(func: Any, arguments: dict[str, Any]) -> tuple[Tensor, Product]:
+    """A product's input, padded where its padding is no number, and its attributes."""
+    x, weight = arguments["input"], arguments["weight"]
+    signature = PRODUCTS[func]
+    if signature.dimensions == 0:
+        batched = signature.operator == "batched_linear"
+        return x, BatchedLinear(tuple(weight.shape[:-2])) if batched else Linear()
+    n = signature.dimensions
+    dilation, padding = expand(arguments["dilation"], n), arguments["padding"]
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if any(t % 2 for t in total):
+            x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
+            padding = 0
+        else:
+            padding = tuple(t // 2 for t in total)
+    return x, Convolution(
+        signature.operator,
+        stride=expand(arguments["stride"], n),
+        padding=expand(padding, n),
+        dilation=dilation,
+        transposed=signature.transposed,
+        output_padding=expand(arguments.get("output_padding", 0), n),
+        groups=arguments["groups"],
+    )
+
+
+def add_bias(y: Tensor, bias: Tensor | None, dimensions: int) -> Tensor:
+    """The digital addition after the array; keeps the product's dtype."""
+    if bias is None:
+        return y
+    column = bias.to(y.dtype)
+    return y + (column.view(-1, *[1] * dimensions) if dimensions else column)
+
+
+def _stable(func: Any) -> Any:
+    """A function that pickles: torch's getters of properties do not."""
+    owner = getattr(func, "__self__", None)
+    if function_name(func) == "__get__" and owner is not None:
+        return Property(owner.__name__)
+    return func
+
+
+def _body(function: Any) -> Any:
+    """The Python of a torch function, without the check that would hand it back to the mode."""
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    world = {**function.__globals__, **dict.fromkeys(names, lambda *_: False)}
+    body = FunctionType(function.__code__, world, function.__name__, function.__defaults__)
+    body.__kwdefaults__ = function.__kwdefaults__
+    return body
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [t for v in value for t in _tensors(v)]
+    return [] if not isinstance(value, torch.nn.Module) else []

@@ -1,0 +1,124 @@
+"""Stock Linear and Conv modules, rewritten in place: same object, hooks, names and Python type.
+
+The module's class becomes a subclass of its own class, whose forward calls the analog operator
+that was added as ``analog``. Subclasses with a forward of their own are not stock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogize.frontends.intercept import add_bias
+from analogize.passes.functionalize import output_padding_for
+from analogize.product import Convolution, Linear, Product
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def leaf_product(module: nn.Module) -> Product | None:
+    """The product that a stock module computes; None where it is none."""
+    if "forward" in module.__dict__:
+        return None
+    if isinstance(module, nn.Linear):
+        return Linear() if type(module).forward is nn.Linear.forward else None
+    for n, kind in enumerate(_CONV, 1):
+        if isinstance(module, kind):
+            stock = type(module).forward is kind.forward
+            stock = stock and type(module)._conv_forward is kind._conv_forward
+            return _convolution(module, n, False) if stock else None
+    for n, kind in enumerate(_TRANSPOSED, 1):
+        if isinstance(module, kind) and type(module).forward is kind.forward:
+            return _convolution(module, n, True)
+    return None
+
+
+def _convolution(module: Any, n: int, transposed: bool) -> Convolution:
+    numbers = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    padding: tuple[int, ...] = module.padding if numbers else (0,) * n
+    return Convolution(
+        f"conv_transpose{n}d" if transposed else f"conv{n}d",
+        stride=module.stride,
+        padding=padding,
+        dilation=module.dilation,
+        transposed=transposed,
+        output_padding=module.output_padding,
+        groups=module.groups,
+    )
+
+
+def rewrite_leaf(module: nn.Module) -> None:
+    """Make ``module`` call its ``analog`` operator from now on."""
+    module.__class__ = _analog_class(type(module))
+
+
+@cache
+def _analog_class(original: type[nn.Module]) -> type[nn.Module]:
+    transposed = issubclass(original, _TRANSPOSED)
+    own = _forward_transposed if transposed else _forward
+
+    @wraps(original.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        op = self.analog
+        if op.is_digital:
+            return op.digitally(original.forward, self, *args, **kwargs)
+        return own(self, *args, **kwargs)
+
+    return subclass(original, forward, _analog_class)
+
+
+def subclass(
+    original: type[nn.Module], forward: Any, maker: Callable[[type[nn.Module]], type[nn.Module]]
+) -> type[nn.Module]:
+    """A subclass that looks like ``original``, has another forward, and pickles by ``maker``."""
+    members = {
+        "forward": forward,
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+        "__reduce_ex__": _reduce,
+        "_analog_origin": staticmethod(lambda: (original, maker)),
+    }
+    return type(original.__name__, (original,), members)
+
+
+def _forward(self: Any, input: Tensor) -> Tensor:
+    dimensions = getattr(self.analog.product, "dimensions", 0)
+    if dimensions:
+        input = _padded(self, input)
+    return add_bias(self.analog(input, self.weight), self.bias, dimensions)
+
+
+def _padded(module: Any, x: Tensor) -> Tensor:
+    """The input with every padding that is not the product's own."""
+    if module.padding_mode != "zeros":
+        return F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+    if module.padding == "same":
+        return F.pad(x, module._reversed_padding_repeated_twice)
+    return x
+
+
+def _forward_transposed(self: Any, input: Tensor, output_size: Any = None) -> Tensor:
+    product = self.analog.product
+    if output_size is None:
+        return add_bias(self.analog(input, self.weight), self.bias, product.dimensions)
+    sizes = (product.stride, product.padding, self.kernel_size, product.dilation)
+    padding = output_padding_for(input, output_size, *sizes)
+    y = self.analog(input, self.weight, padding)
+    return add_bias(y, self.bias, product.dimensions)
+
+
+def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    return _blank, type(self)._analog_origin(), self.__getstate__()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _blank(
+    original: type[nn.Module], maker: Callable[[type[nn.Module]], type[nn.Module]]
+) -> nn.Module:
+    kind = maker(original)
+    return kind.__new__(kind)

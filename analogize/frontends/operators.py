@@ -1,0 +1,240 @@
+"""Operators that hold products with stored weights, as compositions of linear and convolution.
+
+A rule is called in place of the function it belongs to, with ``stored`` as its first argument: a
+predicate that says which tensors are weights. It computes the same through supported products
+(``F.linear``, ``F.convN``, ``F.conv_transposeN``, ``batched_linear``), or returns
+``NotImplemented`` where it has nothing to say. ``decomposition`` adds one for anyone's own
+operator::
+
+    @decomposition(my_library.fused_mlp)
+    def _(stored, x, w1, w2):
+        return F.linear(F.relu(F.linear(x, w1)), w2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from analogize.passes.signature import batched_linear
+
+Stored = Callable[[Any], bool]
+Rule = Callable[..., Any]
+
+RULES: dict[Callable[..., Any], Rule] = {}
+
+
+def decomposition(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
+    """Register a rule for functions that torch dispatches (``torch.overrides``).
+
+    A Python function of one's own is dispatched once it is wrapped by
+    ``torch.overrides.wrap_torch_function``.
+    """
+
+    def register(rule: Rule) -> Rule:
+        for function in functions:
+            RULES[function] = rule
+        return rule
+
+    return register
+
+
+@decomposition(
+    torch.matmul,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.mm,
+    torch.Tensor.mm,
+    torch.bmm,
+    torch.Tensor.bmm,
+    torch.mv,
+    torch.Tensor.mv,
+)
+def matmul(stored: Stored, a: Tensor, b: Tensor) -> Any:
+    """A matrix product with the weight on either side."""
+    if stored(a) == stored(b):
+        return NotImplemented
+    if stored(a):
+        return _weight_first(a, b)
+    if b.ndim == 1:
+        return F.linear(a, b.unsqueeze(0)).squeeze(-1)
+    if b.ndim == 2:
+        return F.linear(a, b.t())
+    product = batched_linear(a if a.ndim > 1 else a.unsqueeze(0), b.mT)
+    return product if a.ndim > 1 else product.squeeze(-2)
+
+
+def _weight_first(w: Tensor, x: Tensor) -> Tensor:
+    if x.ndim == 1:
+        return F.linear(x, w) if w.ndim < 3 else batched_linear(x.unsqueeze(0), w).squeeze(-2)
+    if w.ndim == 1:
+        return F.linear(x.mT, w.unsqueeze(0)).squeeze(-1)
+    return F.linear(x.mT, w).mT if w.ndim == 2 else batched_linear(x.mT, w).mT
+
+
+@decomposition(torch.Tensor.__rmatmul__)
+def _rmatmul(stored: Stored, b: Tensor, a: Tensor) -> Any:
+    return matmul(stored, a, b)
+
+
+@decomposition(
+    torch.addmm,
+    torch.Tensor.addmm,
+    torch.baddbmm,
+    torch.Tensor.baddbmm,
+    torch.addmv,
+    torch.Tensor.addmv,
+)
+def _add_product(
+    stored: Stored, input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Any:
+    product = matmul(stored, a, b)
+    if product is NotImplemented:
+        return product
+    if alpha != 1:
+        product = product * alpha
+    if beta == 0:
+        return product
+    return product + (input if beta == 1 else input * beta)
+
+
+@decomposition(F.linear)
+def _linear(stored: Stored, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """A linear product whose *input* is stored: the other way round."""
+    if stored(weight) or not stored(input) or input.ndim != 2 or weight.ndim != 2:
+        return NotImplemented
+    product = F.linear(weight, input).t()
+    return product if bias is None else product + bias
+
+
+@decomposition(F.bilinear)
+def _bilinear(
+    stored: Stored, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Any:
+    """The first product is the array's; the second is between activations."""
+    if not stored(weight):
+        return NotImplemented
+    outputs, first, second = weight.shape
+    matrix = weight.transpose(1, 2).reshape(outputs * second, first)
+    half = F.linear(input1, matrix).unflatten(-1, (outputs, second))
+    product = (half * input2.unsqueeze(-2)).sum(-1)
+    return product if bias is None else product + bias
+
+
+@decomposition(torch.einsum)
+def _einsum(stored: Stored, equation: Any, *operands: Any) -> Any:
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    weights = [stored(o) for o in operands]
+    if not isinstance(equation, str) or len(operands) != 2 or sum(weights) != 1:
+        return NotImplemented
+    labels = _labels(equation, operands)
+    if labels is None:
+        return NotImplemented
+    (a, b), out = labels
+    if weights[0]:
+        return contract(operands[1], operands[0], b, a, out)
+    return contract(operands[0], operands[1], a, b, out)
+
+
+def _labels(equation: str, operands: tuple[Any, ...]) -> tuple[tuple[str, str], str] | None:
+    """One letter a dimension for both operands and the result; None where a letter repeats."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    widest = 0
+    for index, term in enumerate(terms):
+        if "..." in term:
+            width = operands[index].ndim - (len(term) - 3)
+            widest = max(widest, width)
+            terms[index] = term.replace("...", "".join(spare[len(spare) - width :]))
+    ellipsis = "".join(spare[len(spare) - widest :]) if widest else ""
+    if not arrow:
+        once = sorted(c for c in set(terms[0] + terms[1]) if (terms[0] + terms[1]).count(c) == 1)
+        out = ellipsis + "".join(c for c in once if c not in ellipsis)
+    out = out.replace("...", ellipsis)
+    if any(len(set(t)) != len(t) for t in (*terms, out)):
+        return None
+    return (terms[0], terms[1]), out
+
+
+def contract(x: Tensor, w: Tensor, x_labels: str, w_labels: str, out: str) -> Any:
+    """A contraction as a linear product, batched where both operands share an output label."""
+    x, x_labels = _summed(x, x_labels, w_labels + out)
+    w, w_labels = _summed(w, w_labels, x_labels + out)
+    batch = [c for c in w_labels if c in x_labels and c in out]
+    inner = [c for c in w_labels if c in x_labels and c not in out]
+    rows = [c for c in x_labels if c not in w_labels]
+    columns = [c for c in w_labels if c not in x_labels]
+    x_size, w_size = (
+        dict(zip(x_labels, x.shape, strict=True)),
+        dict(zip(w_labels, w.shape, strict=True)),
+    )
+    if not inner or any(x_size[c] != w_size[c] for c in (*batch, *inner)):
+        return NotImplemented
+    weight = w.permute([w_labels.index(c) for c in (*batch, *columns, *inner)])
+    weight = weight.reshape([w_size[c] for c in batch] + [-1, _size(w_size, inner)])
+    data = x.permute([x_labels.index(c) for c in (*batch, *rows, *inner)])
+    data = data.reshape([x_size[c] for c in batch] + [_size(x_size, rows), _size(x_size, inner)])
+    product = batched_linear(data, weight) if batch else F.linear(data, weight)
+    sizes = [x_size[c] for c in (*batch, *rows)] + [w_size[c] for c in columns]
+    order = [*batch, *rows, *columns]
+    return product.reshape(sizes).permute([order.index(c) for c in out])
+
+
+def _summed(value: Tensor, labels: str, needed: str) -> tuple[Tensor, str]:
+    gone = [i for i, c in enumerate(labels) if c not in needed]
+    if not gone:
+        return value, labels
+    return value.sum(gone), "".join(c for c in labels if c in needed)
+
+
+def _size(sizes: dict[str, int], labels: list[str]) -> int:
+    total = 1
+    for label in labels:
+        total *= sizes[label]
+    return total
+
+
+@decomposition(torch.tensordot)
+def _tensordot(stored: Stored, a: Tensor, b: Tensor, dims: Any = 2, out: Any = None) -> Any:
+    if stored(a) == stored(b) or out is not None or isinstance(dims, Tensor):
+        return NotImplemented
+    if isinstance(dims, int):
+        dims = list(range(a.ndim - dims, a.ndim)), list(range(dims))
+    first, second = ([d] if isinstance(d, int) else list(d) for d in dims)
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    a_labels = [next(letters) for _ in range(a.ndim)]
+    b_labels = [next(letters) for _ in range(b.ndim)]
+    for i, j in zip(first, second, strict=True):
+        b_labels[j] = a_labels[i]
+    shared = {a_labels[i] for i in first}
+    result = "".join(c for c in (*a_labels, *b_labels) if c not in shared)
+    return _einsum(stored, f"{''.join(a_labels)},{''.join(b_labels)}->{result}", a, b)
+
+
+@decomposition(F.grouped_mm)
+def _grouped(
+    stored: Stored,
+    mat_a: Tensor,
+    mat_b: Tensor,
+    *,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Any:
+    """Rows sorted by expert times each expert's matrix, shape (experts, K, N)."""
+    if not stored(mat_b) or stored(mat_a) or offs is None or mat_a.ndim != 2 or mat_b.ndim != 3:
+        return NotImplemented
+    ends = offs.tolist()
+    parts = [
+        F.linear(mat_a[start:end], mat_b[torch.tensor(expert)].t())
+        for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+    ]
+    result = torch.cat([*parts, mat_a.new_zeros(len(mat_a) - ends[-1], mat_b.shape[-1])])
+    result = result if bias is None else result + bias
+    return result if out_dtype is None else result.to(out_dtype)

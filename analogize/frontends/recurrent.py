@@ -1,0 +1,161 @@
+"""LSTM, GRU and RNN, and their cells, as input and recurrent linear products.
+
+The gates and their order are PyTorch's (the documentation of nn.LSTM and nn.GRU). The input product
+runs once over the whole sequence; the recurrent one once a step, on the same array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import _VF as functions
+from torch import Tensor
+from torch.nn import functional as F
+
+from analogize.frontends.operators import RULES, Stored
+
+# (gates of the input, hidden state, cell state, recurrent weight and bias, projection) -> states
+State = tuple[Tensor, ...]
+Step = Callable[[Tensor, State, Tensor, Tensor | None, Tensor | None], State]
+
+
+def _lstm_step(
+    gates: Tensor, state: State, w: Tensor, b: Tensor | None, projection: Tensor | None
+) -> State:
+    hidden, cell = state
+    i, f, g, o = (gates + F.linear(hidden, w, b)).chunk(4, -1)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    hidden = torch.sigmoid(o) * torch.tanh(cell)
+    return (hidden if projection is None else F.linear(hidden, projection)), cell
+
+
+def _gru_step(
+    gates: Tensor, state: State, w: Tensor, b: Tensor | None, projection: Tensor | None
+) -> State:
+    (hidden,) = state
+    r, z, n = gates.chunk(3, -1)
+    r_h, z_h, n_h = F.linear(hidden, w, b).chunk(3, -1)
+    update = torch.sigmoid(z + z_h)
+    new = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
+    return (new + update * (hidden - new),)
+
+
+def _rnn_step(activation: Callable[[Tensor], Tensor]) -> Step:
+    def step(
+        gates: Tensor, state: State, w: Tensor, b: Tensor | None, projection: Tensor | None
+    ) -> State:
+        return (activation(gates + F.linear(state[0], w, b)),)
+
+    return step
+
+
+_STEPS: dict[str, Step] = {
+    "lstm": _lstm_step,
+    "gru": _gru_step,
+    "rnn_tanh": _rnn_step(torch.tanh),
+    "rnn_relu": _rnn_step(torch.relu),
+}
+
+
+class _Weights:
+    """The flat list of parameters, one layer and direction at a time."""
+
+    def __init__(self, flat: Any, biases: bool, projected: bool) -> None:
+        self.flat, self.biases, self.projected = list(flat), biases, projected
+
+    def of(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Input and recurrent weight, their biases, and the projection."""
+        size = 2 + 2 * self.biases + self.projected
+        part = self.flat[index * size : (index + 1) * size]
+        b_ih, b_hh = part[2:4] if self.biases else (None, None)
+        return part[0], part[1], b_ih, b_hh, part[-1] if self.projected else None
+
+
+def _rule(kind: str) -> Callable[..., Any]:
+    def rule(stored: Stored, x: Tensor, *rest: Any) -> Any:
+        packed = isinstance(rest[0], Tensor) and not isinstance(rest[1], bool | int)
+        packed = packed and isinstance(rest[2], list | tuple)
+        sizes, rest = (rest[0], rest[1:]) if packed else (None, rest)
+        initial, flat, biases, layers, dropout, training, bidirectional = rest[:7]
+        if not any(map(stored, flat)):
+            return NotImplemented
+        states = tuple(initial) if kind == "lstm" else (initial,)
+        projected = kind == "lstm" and states[0].shape[-1] != states[1].shape[-1]
+        weights = _Weights(flat, biases, projected)
+        batch_first = bool(rest[7]) if sizes is None and len(rest) > 7 else False
+        x = x.transpose(0, 1) if batch_first else x
+        run = _run_packed if sizes is not None else _run
+        finals: list[State] = []
+        for layer in range(layers):
+            outputs = []
+            for direction in range(1 + bidirectional):
+                index = layer * (1 + bidirectional) + direction
+                start = tuple(s[index] for s in states)
+                y, end = run(_STEPS[kind], x, start, weights.of(index), bool(direction), sizes)
+                outputs.append(y)
+                finals.append(end)
+            x = torch.cat(outputs, -1) if bidirectional else outputs[0]
+            if dropout and training and layer < layers - 1:
+                x = F.dropout(x, dropout, training=True)
+        x = x.transpose(0, 1) if batch_first else x
+        return (x, *(torch.stack(parts) for parts in zip(*finals, strict=True)))
+
+    return rule
+
+
+def _run(
+    step: Step, x: Tensor, state: State, weights: Any, backwards: bool, sizes: None
+) -> tuple[Tensor, State]:
+    """Shapes: x (T, B, K), state (B, H) each; returns (T, B, H) and the last state."""
+    w_ih, w_hh, b_ih, b_hh, projection = weights
+    gates = F.linear(x, w_ih, b_ih)
+    outputs: list[Tensor] = []
+    for now in (gates.flip(0) if backwards else gates).unbind(0):
+        state = step(now, state, w_hh, b_hh, projection)
+        outputs.append(state[0])
+    return torch.stack(outputs[::-1] if backwards else outputs), state
+
+
+def _run_packed(
+    step: Step, x: Tensor, state: State, weights: Any, backwards: bool, sizes: Tensor
+) -> tuple[Tensor, State]:
+    """A packed sequence: x (sum of sizes, K), whose step t holds the ``sizes[t]`` longest.
+
+    Each step updates the rows that are alive; the others keep their state.
+    """
+    w_ih, w_hh, b_ih, b_hh, projection = weights
+    counts = sizes.tolist()
+    steps = list(F.linear(x, w_ih, b_ih).split(counts))
+    outputs: list[Tensor] = []
+    for now in steps[::-1] if backwards else steps:
+        alive = len(now)
+        new = step(now, tuple(s[:alive] for s in state), w_hh, b_hh, projection)
+        state = tuple(torch.cat([n, s[alive:]]) for n, s in zip(new, state, strict=True))
+        outputs.append(new[0])
+    return torch.cat(outputs[::-1] if backwards else outputs), state
+
+
+def _cell_rule(kind: str) -> Callable[..., Any]:
+    def rule(
+        stored: Stored,
+        x: Tensor,
+        hx: Any,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None = None,
+        b_hh: Tensor | None = None,
+    ) -> Any:
+        if not stored(w_ih) and not stored(w_hh):
+            return NotImplemented
+        state = tuple(hx) if kind == "lstm" else (hx,)
+        new = _STEPS[kind](F.linear(x, w_ih, b_ih), state, w_hh, b_hh, None)
+        return new if kind == "lstm" else new[0]
+
+    return rule
+
+
+for _kind in _STEPS:
+    RULES[getattr(functions, _kind)] = _rule(_kind)
+    RULES[getattr(functions, f"{_kind}_cell")] = _cell_rule(_kind)

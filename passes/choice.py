@@ -1,0 +1,89 @@
+"""The user's and the target's choices of what stays digital, and the records they lead to."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from analogize.errors import PassError
+from analogize.passes.request import DigitalChoice
+from analogize.targets.spec import Target
+
+
+@dataclass(frozen=True)
+class Selected:
+    """This product becomes the analog region ``name``, holding the parameter ``weight``."""
+
+    name: str
+    operator: str
+    weight: str
+
+
+@dataclass(frozen=True)
+class Declined:
+    """This product stays digital, for ``reason``; ``chosen`` if the user or the target said so."""
+
+    name: str
+    operator: str
+    reason: str
+    chosen: bool = False
+
+
+class Choices:
+    """Decides which of the products that could become analog do, and remembers what was used."""
+
+    def __init__(self, target: Target, digital: Sequence[DigitalChoice]) -> None:
+        self.target = target
+        self.choices = (*target.digital.names, *digital)
+        self._used: set[int] = set()
+        self._names: list[str] = []
+
+    def decide(self, record: Selected, owner: nn.Module) -> Selected | Declined:
+        """The record itself, or why it stays digital; ``owner`` holds the weight."""
+        self._names.append(record.name)
+        for index, choice in enumerate(self.choices):
+            if _matches(choice, record, owner):
+                self._used.add(index)
+                reason = f"kept digital: {_say(choice)}"
+                return Declined(record.name, record.operator, reason, chosen=True)
+        if record.operator.removeprefix("batched_") in self.target.digital.operators:
+            reason = f"target '{self.target.name}' keeps {record.operator} digital"
+            return Declined(record.name, record.operator, reason, chosen=True)
+        return record
+
+    def require_used(self) -> None:
+        """Refuse a choice of the user's that no region matched; the target's may match none.
+
+        Raises:
+            PassError: with near names.
+        """
+        for index in range(len(self.target.digital.names), len(self.choices)):
+            if index not in self._used:
+                _refuse_unused(self.choices[index], self._names)
+
+
+def _matches(choice: DigitalChoice, record: Selected, owner: nn.Module) -> bool:
+    if isinstance(choice, str):
+        return fnmatchcase(record.name, choice)
+    if isinstance(choice, type):
+        return isinstance(owner, choice)
+    return bool(choice(record.name, owner))
+
+
+def _say(choice: DigitalChoice) -> str:
+    if isinstance(choice, str):
+        return f"matches '{choice}'"
+    return f"matches {getattr(choice, '__name__', repr(choice))}"
+
+
+def _refuse_unused(choice: DigitalChoice, names: list[str]) -> None:
+    near = difflib.get_close_matches(choice, names, 3) if isinstance(choice, str) else []
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise PassError(
+        f"digital: {choice!r} matches no region; {hint}the regions are "
+        f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    )
