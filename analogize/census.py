@@ -131,16 +131,19 @@ def _matrix(a: Tensor, b: Tensor) -> int:
 def _convolution(x: Tensor, w: Tensor, bias: Any, *rest: Any, out: Tensor) -> int:
     transposed = bool(rest[3])
     positions = prod((x if transposed else out).shape[2:]) * x.shape[0]
-    return positions * w.numel()
+    macs: int = positions * w.numel()
+    return macs
 
 
 def _recurrent(*args: Any, out: Any) -> int:
     steps, batch = args[0].shape[0], args[0].shape[1]
-    return steps * batch * sum(w.numel() for w in args[1:3])
+    macs: int = steps * batch * sum(w.numel() for w in args[1:3])
+    return macs
 
 
 def _trilinear(a: Tensor, b: Tensor, c: Tensor, *rest: Any, out: Tensor) -> int:
-    return out.shape[0] * b.numel()
+    macs: int = out.shape[0] * b.numel()
+    return macs
 
 
 # ATen operator -> (positions of the operands, multiply-accumulates of a call).
@@ -166,11 +169,11 @@ for _name in ("_addmm_activation", "linear"):
         )
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows stored values through every ATen call, and counts."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stack: list[str] = [""]
         self._kinds = WeakIdKeyDictionary()
         self._counts: dict[tuple[str, str, str | None, int | None], list[int]] = {}
@@ -225,7 +228,9 @@ class _Counter(TorchDispatchMode):
         return _COMPUTED
 
     def _kind(self, tensor: Any) -> int:
-        found: int = self._kinds.get(tensor, 0) if isinstance(tensor, Tensor) else 0
+        if not isinstance(tensor, Tensor):
+            return 0
+        found: int = self._kinds.get(tensor, 0)  # type: ignore[no-untyped-call]
         return found
 
     def _mark(self, values: Any, kind: int) -> None:

@@ -53,11 +53,9 @@ def applied(
     words = [_word(a) for a in args] + [f"{k}={_word(v)}" for k, v in kwargs.items()]
     name = function_name(function)
     found = dict.fromkeys(n for e in _expressions((args, tuple(kwargs.values()))) for n in e.names)
-    if name in ("dropout", "contiguous", "clone"):
-        # The same weights: masks of dropped connections differ between train() and eval().
-        key = words[0]
-    else:
-        key = f"{name}({', '.join(words)})"
+    # Masks of dropped connections differ between train() and eval(); the weights are the same.
+    same = name in ("dropout", "contiguous", "clone")
+    key = words[0] if same else f"{name}({', '.join(words)})"
     return Expression(key, tuple(found), function, args, tuple(kwargs.items()))
 
 

@@ -32,7 +32,7 @@ def lower(module: fx.GraphModule, target: Target) -> int:
     for index, ((_, product), nodes) in enumerate(calls.items()):
         region = _region(module, nodes, index)
         weight = attribute(module, region.weight)
-        key = (id(weight), _layout(product))
+        key = (id(weight), layout(product))
         if key not in arrays:
             # In weight units the array needs no rescaling of activations; codes need converters.
             folded = target.dac.bits is None and target.adc.bits is None
@@ -64,11 +64,11 @@ def _product(node: fx.Node) -> Product:
     )
 
 
-def _layout(product: Product) -> object:
+def layout(product: Product) -> object:
     """What decides how a weight lies in the array."""
-    if isinstance(product, Linear):
-        return "linear"
-    return product.transposed, product.groups
+    if isinstance(product, Convolution):
+        return product.transposed, product.groups
+    return type(product)
 
 
 def _region(module: fx.GraphModule, nodes: list[fx.Node], index: int) -> Region:

@@ -114,7 +114,7 @@ class _Notes:
 
     def __init__(self, model: nn.Module, leaves: dict[int, Site]) -> None:
         self.model, self.leaves = model, leaves
-        self.paths = {id(m): name for name, m in model.named_modules()}
+        self.paths: dict[int, str] = {id(m): name for name, m in model.named_modules()}
         self.names = {id(p): n for n, p in model.named_parameters()}
         self.stack: list[nn.Module] = []
         self.called: dict[int, Site] = {}
@@ -172,7 +172,8 @@ class _Notes:
     def _here(self) -> str:
         for module in reversed(self.stack):
             if id(module) in self.paths:
-                return self.paths[id(module)]
+                path: str = self.paths[id(module)]
+                return path
         return ""
 
     def _in_leaf(self) -> bool:

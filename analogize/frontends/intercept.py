@@ -14,7 +14,6 @@ from operator import attrgetter
 from types import FunctionType
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -30,7 +29,32 @@ __all__ = ["Interception", "Part", "Scope", "Watcher", "recurrent"]
 
 # Functions that choose or rearrange elements, and so commute with programming them on a chip.
 _MOVES = frozenset(
-    ["__getitem__", "select", "index_select", "narrow", "t", "T", "mT", "transpose", "permute", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "chunk", "split", "unbind", "expand", "swapaxes", "movedim", "to", "float"]
+    [
+        "__getitem__",
+        "select",
+        "index_select",
+        "narrow",
+        "t",
+        "T",
+        "mT",
+        "transpose",
+        "permute",
+        "reshape",
+        "view",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "chunk",
+        "split",
+        "unbind",
+        "expand",
+        "swapaxes",
+        "movedim",
+        "to",
+        "float",
+    ]
 )
 _CHOICES = frozenset(["__getitem__", "index_select", "select"])
 
@@ -52,7 +76,7 @@ class Part:
         """Equal keys share an array."""
         return self.whole.key + "[*]" * bool(self.moves)
 
-    def through(self, chip: Tensor) -> Tensor:
+    def through(self, chip: Any) -> Any:
         """The same part of ``chip``."""
         for move in self.moves:
             chip = move(chip)
@@ -173,7 +197,8 @@ class Interception(TorchFunctionMode):
             return
         for index, tensor in enumerate(result):
             if part.moves:
-                moves = (*part.moves[:-1], _Nth(part.moves[-1], index))
+                moves: tuple[Callable[[Any], Any], ...] = part.moves[:-1]
+                moves = (*moves, _Nth(part.moves[-1], index))
                 self._record(tensor, Part(part.whole, moves))
             else:
                 self._record(tensor, Part(item(part.whole, index)))
@@ -272,4 +297,4 @@ def _tensors(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, list | tuple):
         return [t for v in value for t in _tensors(v)]
-    return [] if not isinstance(value, torch.nn.Module) else []
+    return []

@@ -7,7 +7,7 @@ the module that does, and every module around it, runs its forward under an inte
 
 from __future__ import annotations
 
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from analogize.frontends.leaf import rewrite_leaf, subclass
 from analogize.module import DigitalProduct
 from analogize.ops import AnalogOp, Region
 from analogize.passes.choice import Choices, Declined, Selected
+from analogize.passes.lower import layout
 from analogize.passes.request import Request
-from analogize.product import Convolution, Product
 from analogize.targets.spec import Target
 
 
@@ -90,7 +90,7 @@ def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
     for index, site in enumerate(sites):
         weight = _weight(model, site)
         source = site.expression.key if site.expression is not None else id(weight)
-        key = source, _layout(site.product)
+        key = source, layout(site.product)
         if key not in arrays:
             folded = target.dac.bits is None and target.adc.bits is None
             arrays[key] = WeightArray(weight, site.product, target, site.name, folded)
@@ -112,12 +112,6 @@ def _weight(model: nn.Module, site: Site) -> Tensor:
     path, _, name = site.weight.rpartition(".")
     weight: Tensor = getattr(model.get_submodule(path), name)
     return weight
-
-
-def _layout(product: Product) -> object:
-    if isinstance(product, Convolution):
-        return product.transposed, product.groups
-    return type(product)
 
 
 def _region(site: Site, weight: Tensor, index: int) -> Region:
@@ -147,7 +141,8 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
     scope = Scope(model)
     names: dict[str, None] = {}
     for site in sites:
-        assert site.part is not None and site.operator_module is not None
+        assert site.part is not None
+        assert site.operator_module is not None
         scope.operators[site.part.key, site.product] = site.operator_module
         names |= dict.fromkeys(site.part.whole.names)
     scope.names = tuple(names)
@@ -161,7 +156,6 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
         module.__class__ = kept_class(type(module))
 
 
-@cache
 def kept_class(original: type[nn.Module]) -> type[nn.Module]:
     """A subclass of ``original`` that runs its forward under an interception."""
 

@@ -7,7 +7,7 @@ that was added as ``analog``. Subclasses with a forward of their own are not sto
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,8 +17,12 @@ from analogize.frontends.intercept import add_bias
 from analogize.passes.functionalize import output_padding_for
 from analogize.product import Convolution, Linear, Product
 
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONV: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: tuple[Any, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+# One class for each, so that copies of a model have the same type.
+_MADE: dict[Any, type[nn.Module]] = {}
 
 
 def leaf_product(module: nn.Module) -> Product | None:
@@ -57,7 +61,6 @@ def rewrite_leaf(module: nn.Module) -> None:
     module.__class__ = _analog_class(type(module))
 
 
-@cache
 def _analog_class(original: type[nn.Module]) -> type[nn.Module]:
     transposed = issubclass(original, _TRANSPOSED)
     own = _forward_transposed if transposed else _forward
@@ -76,6 +79,8 @@ def subclass(
     original: type[nn.Module], forward: Any, maker: Callable[[type[nn.Module]], type[nn.Module]]
 ) -> type[nn.Module]:
     """A subclass that looks like ``original``, has another forward, and pickles by ``maker``."""
+    if (maker, original) in _MADE:
+        return _MADE[maker, original]
     members = {
         "forward": forward,
         "__module__": original.__module__,
@@ -84,14 +89,14 @@ def subclass(
         "__reduce_ex__": _reduce,
         "_analog_origin": staticmethod(lambda: (original, maker)),
     }
-    return type(original.__name__, (original,), members)
+    made = type(original.__name__, (original,), members)
+    return _MADE.setdefault((maker, original), made)
 
 
-def _forward(self: Any, input: Tensor) -> Tensor:
+def _forward(self: Any, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
     dimensions = getattr(self.analog.product, "dimensions", 0)
-    if dimensions:
-        input = _padded(self, input)
-    return add_bias(self.analog(input, self.weight), self.bias, dimensions)
+    x = _padded(self, input) if dimensions else input
+    return add_bias(self.analog(x, self.weight), self.bias, dimensions)
 
 
 def _padded(module: Any, x: Tensor) -> Tensor:
@@ -103,7 +108,11 @@ def _padded(module: Any, x: Tensor) -> Tensor:
     return x
 
 
-def _forward_transposed(self: Any, input: Tensor, output_size: Any = None) -> Tensor:
+def _forward_transposed(
+    self: Any,
+    input: Tensor,  # noqa: A002 - torch's own name
+    output_size: Any = None,
+) -> Tensor:
     product = self.analog.product
     if output_size is None:
         return add_bias(self.analog(input, self.weight), self.bias, product.dimensions)

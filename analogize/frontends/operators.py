@@ -90,7 +90,13 @@ def _rmatmul(stored: Stored, b: Tensor, a: Tensor) -> Any:
     torch.Tensor.addmv,
 )
 def _add_product(
-    stored: Stored, input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+    stored: Stored,
+    input: Tensor,  # noqa: A002 - torch's own name
+    a: Tensor,
+    b: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
 ) -> Any:
     product = matmul(stored, a, b)
     if product is NotImplemented:
@@ -103,7 +109,12 @@ def _add_product(
 
 
 @decomposition(F.linear)
-def _linear(stored: Stored, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+def _linear(
+    stored: Stored,
+    input: Tensor,  # noqa: A002 - torch's own name
+    weight: Tensor,
+    bias: Tensor | None = None,
+) -> Any:
     """A linear product whose *input* is stored: the other way round."""
     if stored(weight) or not stored(input) or input.ndim != 2 or weight.ndim != 2:
         return NotImplemented
@@ -120,7 +131,8 @@ def _bilinear(
         return NotImplemented
     outputs, first, second = weight.shape
     matrix = weight.transpose(1, 2).reshape(outputs * second, first)
-    half = F.linear(input1, matrix).unflatten(-1, (outputs, second))
+    half = F.linear(input1, matrix)
+    half = half.reshape(*half.shape[:-1], outputs, second)
     product = (half * input2.unsqueeze(-2)).sum(-1)
     return product if bias is None else product + bias
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import _VF as functions
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -119,7 +118,7 @@ def _run(
 
 
 def _run_packed(
-    step: Step, x: Tensor, state: State, weights: Any, backwards: bool, sizes: Tensor
+    step: Step, x: Tensor, state: State, weights: Any, backwards: bool, sizes: Any
 ) -> tuple[Tensor, State]:
     """A packed sequence: x (sum of sizes, K), whose step t holds the ``sizes[t]`` longest.
 
@@ -127,7 +126,7 @@ def _run_packed(
     """
     w_ih, w_hh, b_ih, b_hh, projection = weights
     counts = sizes.tolist()
-    steps = list(F.linear(x, w_ih, b_ih).split(counts))
+    steps = list(torch.split(F.linear(x, w_ih, b_ih), counts))
     outputs: list[Tensor] = []
     for now in steps[::-1] if backwards else steps:
         alive = len(now)
@@ -157,5 +156,5 @@ def _cell_rule(kind: str) -> Callable[..., Any]:
 
 
 for _kind in _STEPS:
-    RULES[getattr(functions, _kind)] = _rule(_kind)
-    RULES[getattr(functions, f"{_kind}_cell")] = _cell_rule(_kind)
+    RULES[getattr(torch._VF, _kind)] = _rule(_kind)
+    RULES[getattr(torch._VF, f"{_kind}_cell")] = _cell_rule(_kind)
