@@ -39,7 +39,8 @@ def capture(model: nn.Module) -> AnalogModule:
     would bake in the wrong branch), with a guard that refuses other values later.
 
     Raises:
-        CaptureError: a module around others has hooks; the model cannot be traced; or computes something else in train() than
+        CaptureError: a module around others has hooks; the model cannot be traced; or it computes
+            something else in train() than
             in eval() in a way that one graph cannot hold.
     """
     _refuse_hooks(model)
