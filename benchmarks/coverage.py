@@ -1,0 +1,145 @@
+"""Rewrite every model of a zoo for the ideal target, and compare outputs and coverage.
+
+    python benchmarks/coverage.py torchvision
+    python benchmarks/coverage.py timm
+    python benchmarks/coverage.py transformers
+
+Random weights, small inputs, eval mode, two batch sizes. One process a model, so that a crash or a
+timeout costs one row; rows are kept in ``--results`` (JSON lines), and a second run does only what
+is missing. The table goes to standard output, the summary to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from analogize import analogize, summary
+from analogize.passes.verify import require_equal
+
+sys.path.insert(0, str(Path(__file__).parent))
+import zoo
+
+SHARE = 0.999
+
+
+def check(build: Callable[[], zoo.Case]) -> dict[str, Any]:
+    """One row: which front end, the share converted, and whether outputs are equal."""
+    torch.manual_seed(0)
+    started = time.time()
+    case = build()
+    model = case.model.eval()
+    analog = analogize(model, "ideal", example_inputs=case.inputs(2))
+    for batch in (2, 3):
+        _compare(model, analog, case.inputs(batch))
+    if case.generates:
+        _compare_generation(model, analog, case.inputs(2))
+    told = summary(analog)
+    return {
+        "equal": True,
+        "capture": analog.report.capture,  # type: ignore[union-attr]
+        "share": told.converted_share,
+        "regions": len(told.rows),
+        "left": [f"{d.name}: {d.reason}" for d in told.digital if d.macs][:4],
+        "seconds": round(time.time() - started, 1),
+    }
+
+
+def _compare(model: nn.Module, analog: nn.Module, inputs: Any) -> None:
+    results = []
+    for each in (analog, model):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            results.append(each(**inputs) if isinstance(inputs, dict) else each(*inputs))
+    require_equal(*results)
+
+
+def _compare_generation(model: Any, analog: Any, inputs: Any) -> None:
+    texts = [
+        each.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        for each in (model, analog)
+    ]
+    if not torch.equal(*texts):
+        raise AssertionError("generate() returns other tokens")
+
+
+def _one(library: str, name: str) -> None:
+    try:
+        row = check(lambda: zoo.LIBRARIES[library].build(name))
+    except Exception as error:
+        trace = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(trace.filename).name}:{trace.lineno}"
+        row = {"equal": False, "error": f"{type(error).__name__} ({where}): {error}"[:400]}
+    print("ROW " + json.dumps({"name": name, **row}))
+
+
+def _run(library: str, results: Path, names: list[str], timeout: float) -> list[dict[str, Any]]:
+    rows = {}
+    if results.exists():
+        rows = {r["name"]: r for r in map(json.loads, results.read_text().splitlines())}
+    names = names or zoo.LIBRARIES[library].names()
+    for name in names:
+        if name in rows and rows[name]["equal"]:
+            continue
+        rows[name] = _spawn(library, name, timeout)
+        with results.open("a") as stream:
+            stream.write(json.dumps(rows[name]) + "\n")
+        print(line(rows[name]), file=sys.stderr, flush=True)
+    return [rows[n] for n in names]
+
+
+def _spawn(library: str, name: str, timeout: float) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", __file__, library, "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return {"name": name, "equal": False, "error": f"took over {timeout:g} s"}
+    found = [text for text in done.stdout.splitlines() if text.startswith("ROW ")]
+    if not found:
+        return {"name": name, "equal": False, "error": f"died: {done.stderr[-300:]}"}
+    row: dict[str, Any] = json.loads(found[-1][4:])
+    return row
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table, in Markdown."""
+    if not row["equal"]:
+        return f"| {row['name']} | no | - | - | {row['error']} |"
+    share = "-" if row["share"] is None else f"{row['share']:.3%}"
+    left = "; ".join(row["left"])
+    return f"| {row['name']} | yes | {row['capture']} | {share} | {left} |"
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library", choices=zoo.LIBRARIES)
+    parser.add_argument("names", nargs="*", help="only these models")
+    parser.add_argument("--results", type=Path, help="JSON lines file that makes runs resumable")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds a model")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        _one(options.library, options.one)
+        return
+    results = options.results or Path(f"coverage-{options.library}.jsonl")
+    rows = _run(options.library, results, options.names, options.timeout)
+    print("| model | equal | front end | share | left digital |\n|---|---|---|---|---|")
+    print("\n".join(map(line, rows)))
+    equal = sum(r["equal"] for r in rows)
+    covered = sum(r["equal"] and r["share"] is not None and r["share"] >= SHARE for r in rows)
+    print(f"\n{equal} of {len(rows)} equal; share at least {SHARE:.1%} in {covered} of {len(rows)}")
+
+
+if __name__ == "__main__":
+    main()

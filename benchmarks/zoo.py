@@ -1,0 +1,99 @@
+"""The models of public libraries, built small, with random weights and example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how to call it.
+
+    Attributes:
+        model: with random weights.
+        inputs: positional or named arguments for a batch size.
+        generates: whether ``generate()`` is compared as well.
+    """
+
+    model: nn.Module
+    inputs: Callable[[int], Any]
+    generates: bool = False
+
+
+@dataclass(frozen=True)
+class Library:
+    """The names of a library's models, and how to build one."""
+
+    names: Callable[[], list[str]]
+    build: Callable[[str], Case]
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models())
+
+
+def _torchvision(name: str) -> Case:
+    from torchvision import models
+
+    module = models.get_model_builder(name).__module__
+    options: dict[str, Any] = {"weights": None}
+    if "detection" in module or "segmentation" in module:
+        options["weights_backbone"] = None
+    if "inception" in name or "googlenet" in name:
+        options["init_weights"] = False
+    if name.startswith("vit_"):
+        options["image_size"] = 28 if name == "vit_h_14" else 64
+    model = models.get_model(name, **options)
+    if "detection" in module:
+        model.transform.min_size, model.transform.max_size = (96,), 128
+        if hasattr(model.transform, "fixed_size") and model.transform.fixed_size:
+            size = model.transform.fixed_size
+            return Case(model, lambda b: ([torch.rand(3, size[0], size[1])] * b,))
+        return Case(model, lambda b: ([torch.rand(3, 96, 128) for _ in range(b)],))
+    if "optical_flow" in module:
+        return Case(model, lambda b: (torch.rand(b, 3, 128, 128), torch.rand(b, 3, 128, 128)))
+    if "video" in module:
+        frames, size = (16, 224) if name.startswith("mvit") else (8, 64)
+        return Case(model, lambda b: (torch.rand(b, 3, frames, size, size),))
+    size = 28 if name == "vit_h_14" else 224 if name == "maxvit_t" else 96
+    size = 64 if name.startswith("vit_") and name != "vit_h_14" else size
+    return Case(model, lambda b: (torch.rand(b, 3, size, size),))
+
+
+def _timm_names() -> list[str]:
+    """The smallest model of each of timm's modules, by the size its name suggests."""
+    import timm
+
+    order = ("test", "atto", "pico", "femto", "nano", "xxs", "xs", "tiny", "small", "_t", "_s")
+
+    def size(name: str) -> tuple[int, int]:
+        return next((i for i, word in enumerate(order) if word in name), len(order)), len(name)
+
+    return [
+        min(timm.list_models(module=m), key=size)
+        for m in timm.list_modules()
+        if timm.list_models(module=m)
+    ]
+
+
+def _timm(name: str) -> Case:
+    import timm
+
+    model = timm.create_model(name, pretrained=False)
+    channels, height, width = model.default_cfg["input_size"]
+    if not model.default_cfg.get("fixed_input_size"):
+        height = width = min(height, 128)
+    return Case(model, lambda b: (torch.rand(b, channels, height, width),))
+
+
+LIBRARIES = {
+    "torchvision": Library(_torchvision_names, _torchvision),
+    "timm": Library(_timm_names, _timm),
+}
