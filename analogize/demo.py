@@ -26,8 +26,8 @@ from analogize.data import ImageTensors, TensorBatches, load_dataset
 from analogize.errors import EvaluationError, TrainingError
 from analogize.evaluation import Evaluation
 from analogize.models import DigitsNet, LeNet5
-from analogize.module import AnalogModule
 from analogize.montecarlo import evaluate
+from analogize.ops import operators
 from analogize.summary import Summary, summary
 from analogize.targets import load_target
 from analogize.targets.spec import GaussianNoise, Target
@@ -90,7 +90,7 @@ class Outcome:
     summary: Summary
     digital_accuracy: float
     network: nn.Module
-    models: dict[str, AnalogModule]
+    models: dict[str, nn.Module]
     curves: dict[str, Evaluation]
 
 
@@ -196,7 +196,7 @@ def fit(model: nn.Module, batches: TensorBatches, epochs: int, rate: float, name
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            if isinstance(model, AnalogModule):
+            if operators(model):
                 clip_weights(model)
         if not torch.isfinite(loss):
             raise TrainingError(f"{name}: the loss is {loss.item()} after epoch {epoch + 1}")
@@ -211,8 +211,8 @@ def measure_digital(model: nn.Module, data: ImageTensors) -> float:
 
 
 def _fine_tuned(
-    analog: AnalogModule, arm: str, batches: TensorBatches, epochs: int, recipe: Recipe
-) -> AnalogModule:
+    analog: nn.Module, arm: str, batches: TensorBatches, epochs: int, recipe: Recipe
+) -> nn.Module:
     """A copy of ``analog`` trained on with the noise of its arm."""
     model = copy.deepcopy(analog)
     with noise_level(model, TRAINING_ETA) if arm == NOISY else noise_mode(model, "off"):

@@ -20,7 +20,6 @@ from analogize.calls import device_of
 from analogize.chip import clip_weights
 from analogize.distillation import Distillation, Loss, MakeOptimizer, MakeScheduler, TrainingNoise
 from analogize.errors import TrainingError
-from analogize.module import AnalogModule
 from analogize.ops import operators
 from analogize.targets.spec import Target
 
@@ -127,7 +126,7 @@ def train_robust(
     * 3,
     folder: str | os.PathLike[str] | None = None,
     **settings: Any,
-) -> AnalogModule:
+) -> nn.Module:
     """The whole procedure of Noisy Machines, section 5.1, from an untrained model.
 
     The model is trained clean, in place; rewritten for ``target``, which clips its weights to
