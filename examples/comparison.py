@@ -25,7 +25,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +47,7 @@ def options(description: str, etas: Sequence[float], out: str) -> argparse.Argum
     parser.add_argument("--data", required=True, help="the data folder")
     parser.add_argument("--epochs", type=int, help="epochs of each retraining")
     parser.add_argument("--clean-epochs", type=int, help="epochs of the clean training")
+    parser.add_argument("--lr", type=float, help="first learning rate of each retraining")
     parser.add_argument("--out", default=out, help="folder for checkpoints and results")
     parser.add_argument("--device", default="auto", help="Lightning's accelerator: cpu, gpu, auto")
     parser.add_argument("--precision", default="32-true", help="Lightning's precision")
@@ -83,7 +86,7 @@ class Comparison:
     test: Any
     args: argparse.Namespace
     epochs: int
-    lr: float = 0.01
+    lr: float
     notes: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
@@ -102,11 +105,28 @@ class Comparison:
         print_table(result)
         return result
 
+    def cross(self, eta: float) -> None:
+        """Evaluate the models retrained at ``eta`` at every level; write ``cross.json``."""
+        levels = [0.0, *sorted(self.args.etas)]
+        rows = []
+        for method, alpha in METHODS.items():
+            student = self._retrain(method, alpha, eta)
+            found = self._evaluate(student, levels, f"cross-{method.replace(' ', '-')}-{eta:g}")
+            rows += [{"method": method, "trained_at": eta, **row} for row in found.to_rows()]
+        (Path(self.args.out) / "cross.json").write_text(json.dumps(rows, indent=1) + "\n")
+
     def _retrained(self, method: str, alpha: float, eta: float) -> list[dict[str, Any]]:
+        student = self._retrain(method, alpha, eta)
+        found = self._evaluate(student, [0.0, eta], f"{method.replace(' ', '-')}-{eta:g}")
+        clean, noisy = found.to_rows()
+        print(f"{method}, eta {eta:g}: {noisy['mean']:.4f} on chips, {clean['mean']:.4f} without")
+        return [{"method": method, **noisy, "noise_off": clean["mean"]}]
+
+    def _retrain(self, method: str, alpha: float, eta: float) -> AnalogModule:
         name = f"{method.replace(' ', '-')}-{eta:g}"
-        student = distill(
+        return distill(
             copy.deepcopy(self.base),
-            self.teacher if alpha else None,
+            copy.deepcopy(self.teacher) if alpha else None,
             self.train,
             self.test,
             epochs=self.epochs,
@@ -116,12 +136,8 @@ class Comparison:
             chips=1,
             seed=self.args.seed,
             resume=Path(self.args.out) / f"{name}.ckpt",
-            **trainer(self.args),
+            **trainer(self.args) | {"callbacks": [History(Path(self.args.out) / f"{name}.jsonl")]},
         )
-        found = self._evaluate(student, [0.0, eta], name)
-        clean, noisy = found.to_rows()
-        print(f"{method}, eta {eta:g}: {noisy['mean']:.4f} on chips, {clean['mean']:.4f} without")
-        return [{"method": method, **noisy, "noise_off": clean["mean"]}]
 
     def _evaluate(self, model: nn.Module, etas: list[float], name: str) -> Evaluation:
         return evaluate(
@@ -148,6 +164,19 @@ class Comparison:
         }
         (out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
         return result
+
+
+class History(Callback):
+    """Appends a line of JSON after every epoch: losses and accuracies, for Fig. 4b."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what was measured in this epoch."""
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        with self.file.open("a") as stream:
+            stream.write(json.dumps({"epoch": trainer.current_epoch} | found) + "\n")
 
 
 def trainer(args: argparse.Namespace) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def main() -> None:
         **trainer(args),
     )
     epochs = args.epochs or (2 if args.quick else 10)
-    Comparison(base, copy.deepcopy(clean), train, test, args, epochs).run()
+    Comparison(base, copy.deepcopy(clean), train, test, args, epochs, args.lr or 0.003).run()
 
 
 if __name__ == "__main__":

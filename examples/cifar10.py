@@ -1,0 +1,48 @@
+"""What the two CIFAR-10 recipes share: data, the clean model, the clipped one fine-tuned back."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from comparison import sgd, trainer
+from torch import nn
+
+from analogize import AnalogModule, TrainingNoise, analogize, distill
+from analogize.data import load_dataset
+
+
+def start(
+    model: nn.Module, args: argparse.Namespace, target: str
+) -> tuple[nn.Module, AnalogModule, Any, Any]:
+    """Train ``model`` clean, rewrite it for ``target`` and fine-tune it without noise.
+
+    Returns:
+        The clean model, the rewritten one, training and test batches.
+    """
+    out = Path(args.out)
+    images = load_dataset("cifar10", args.data, True, limit=args.limit)
+    train = images.batches(128, generator=torch.Generator(), augment=True)
+    test = load_dataset("cifar10", args.data, False, limit=args.limit).batches(250)
+    fit = partial(distill, train=train, val=test, alpha=0.0, chips=0, seed=args.seed)
+    clean = fit(
+        model,
+        None,
+        epochs=args.clean_epochs or 200,
+        optimizer=partial(sgd, lr=0.1),
+        resume=out / "clean.ckpt",
+        **trainer(args),
+    )
+    base = fit(
+        analogize(clean, args.target or target, images.take(5000).batches(250)),
+        None,
+        epochs=max(1, (args.epochs or 150) // 5),
+        optimizer=partial(sgd, lr=0.01),
+        noise=TrainingNoise(eta=0.0),
+        resume=out / "clipped.ckpt",
+        **trainer(args),
+    )
+    return clean, base, train, test

@@ -1,0 +1,102 @@
+"""Every recipe runs to its end on a few images; what it measures means nothing here."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# Lightning's own: it compares tree specifications in a way that newer torch deprecates, and points
+# out that a few images could be loaded by workers.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+
+
+def image_folder(root: Path, splits: tuple[str, str], classes: int, size: int) -> Path:
+    generator = np.random.default_rng(0)
+    for split in splits:
+        for label in range(classes):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for k in range(2):
+                pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{k}.png")
+    return root
+
+
+def mnist(root: Path) -> Path:
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for split in ("train", "t10k"):
+        images = generator.integers(0, 256, (40, 28, 28), dtype=np.uint8)
+        header = struct.pack(">HBBIII", 0, 8, 3, *images.shape)
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = np.arange(40, dtype=np.uint8) % 10
+        header = struct.pack(">HBBI", 0, 8, 1, 40)
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    return root
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, name: str, out: Path, *arguments: str
+) -> dict[str, object]:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    settings = ["--epochs", "1", "--clean-epochs", "1", "--etas", "0.05"]
+    settings += ["--instances", "2", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [name, *settings, "--out", str(out), *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    result: dict[str, object] = json.loads((out / "results.json").read_text())
+    assert (out / "results.png").exists()
+    return result
+
+
+def rows(result: dict[str, object]) -> list[tuple[str, float]]:
+    return [(row["method"], row["eta"]) for row in result["rows"]]  # type: ignore[attr-defined]
+
+
+THREE_WAYS = [
+    ("no retraining", 0.0),
+    ("no retraining", 0.05),
+    ("noise injection", 0.05),
+    ("distillation", 0.05),
+]
+
+
+def test_lenet5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("lenet5_mnist.py", tmp_path / "out", "--data", str(mnist(tmp_path)))
+    first = run(monkeypatch, *arguments)
+    assert rows(first) == THREE_WAYS
+    # The same command again finds everything done, and the same numbers.
+    assert run(monkeypatch, *arguments)["rows"] == first["rows"]
+
+
+def test_resnet32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_folder(tmp_path / "data", ("train", "test"), 10, 32)
+    out = tmp_path / "out"
+    arguments = ("--data", str(data), "--cross", "0.05")
+    assert rows(run(monkeypatch, "resnet32_cifar10.py", out, *arguments)) == THREE_WAYS
+    assert len(json.loads((out / "cross.json").read_text())) == 4
+
+
+def test_resnet18(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_folder(tmp_path / "data", ("train", "test"), 10, 32)
+    arguments = ("resnet18_cifar10.py", tmp_path / "out", "--data", str(data), "--limit", "8")
+    assert rows(run(monkeypatch, *arguments)) == THREE_WAYS
+
+
+def test_resnet50(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_folder(tmp_path / "data", ("train", "val"), 2, 40)
+    small = ("--weights", "none", "--workers", "0", "--image-size", "32", "--batch-size", "4")
+    arguments = ("resnet50_imagenet.py", tmp_path / "out", "--data", str(data), *small)
+    assert rows(run(monkeypatch, *arguments)) == THREE_WAYS
