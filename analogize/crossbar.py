@@ -62,7 +62,7 @@ def infer(x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: 
     """The forward pass without a graph; ``weights`` are in array units."""
     acc = _accumulate(x, weights, product, stages, dtypes)
     if stages.step is not None and stages.y_scale is not None:
-        acc = acc.div_(stages.step).round_().clamp_(stages.y_low, stages.y_high)
+        acc = _clamp_(acc.div_(stages.step).round_(), stages.y_low, stages.y_high)
         acc = acc.mul_(stages.y_scale)
     elif stages.gain is not None:
         acc = acc.mul_(stages.gain)
@@ -167,4 +167,9 @@ def _stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
 def _input_codes(x: Tensor, stages: Stages) -> Tensor:
     if stages.x_scale is None:
         return x
-    return (x / stages.x_scale).round_().clamp_(stages.x_low, stages.x_high)
+    return _clamp_((x / stages.x_scale).round_(), stages.x_low, stages.x_high)
+
+
+def _clamp_(values: Tensor, low: float, high: float) -> Tensor:
+    """``values.clamp_(low, high)``, by the name under which torch.func.vmap can batch it."""
+    return aten.hardtanh_(values, low, high)  # type: ignore[no-any-return]

@@ -1,0 +1,101 @@
+"""Chips in one batched pass against the same chips one by one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogize import analogize, noise_level, program
+from analogize.errors import ChipError
+from analogize.many_chips import program_many, run_many
+from analogize.models import DigitsNet
+from analogize.ops import operators
+from analogize.targets.spec import FixedSNRNoise, Target
+
+SEEDS = [3, 1, 4, 15]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, groups=1)
+        self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
+        self.norm = nn.BatchNorm2d(4)
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.depthwise(self.conv(x)))).mean(3).flatten(1)
+        y: Tensor = self.b(F.relu(self.a(x)))
+        return y
+
+
+def one_by_one(model: nn.Module, x: Tensor) -> Tensor:
+    found = []
+    for seed in SEEDS:
+        program(model, seed)
+        with torch.no_grad():
+            found.append(model(x))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(("network", "size"), [(DigitsNet, 8), (Tied, 8)])
+def test_without_converters_equal_to_float_rounding(network, size: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 1, size, size)
+    target = Target(name="fixed_snr", noise=(FixedSNRNoise(ratio=0.3),))
+    model = analogize(network().eval(), target, example_inputs=x)
+    found = run_many(model, x, program_many(model, SEEDS))
+    expected = one_by_one(model, x)
+    assert found.shape == expected.shape
+    # Sums of at most 512 products in another order, four layers deep: 4 sqrt(512) 2^-24 = 5e-6.
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+
+
+def test_integer_codes_are_equal_to_the_bit() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 1, 8, 8)
+    model = analogize(DigitsNet().eval(), "pcm_4bit", [x])
+    with noise_level(model, 0.0):  # sums of integers below 2^24 are exact in any order
+        found = run_many(model, x, program_many(model, SEEDS))
+        assert torch.equal(found, one_by_one(model, x))
+
+
+def test_with_converters_equal_but_for_steps_of_the_adc() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 1, 8, 8)
+    model = analogize(nn.Sequential(nn.Conv2d(1, 4, 3)).eval(), "pcm_4bit", [x])
+    found, expected = run_many(model, x, program_many(model, SEEDS)), one_by_one(model, x)
+    step = operators(model)[0].adc.scale
+    assert step is not None
+    difference = (found - expected).abs()
+    assert float(difference.max()) <= 1.001 * float(step)
+    # An edge lies within rounding (1e-6 of a step) of a sum about once in a million.
+    assert int((difference > 0.5 * step).sum()) <= 1
+
+
+def test_nothing_is_left_behind() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, 8, 8)
+    model = analogize(DigitsNet(), "pcm_4bit", [x])
+    before = copy.deepcopy(model.state_dict())
+    run_many(model, x, program_many(model, SEEDS))
+    assert model.training
+    assert all(op.array.chip is None and op.mode is None for op in operators(model))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_misuse_is_refused() -> None:
+    x = torch.randn(2, 1, 8, 8)
+    model, other = analogize(DigitsNet(), "pcm_4bit", [x]), analogize(Tied(), "pcm_4bit", [x])
+    with pytest.raises(ChipError, match="at least one seed"):
+        program_many(model, [])
+    with pytest.raises(ChipError, match="another model"):
+        run_many(model, x, program_many(other, [1]))
+    with pytest.raises(ChipError, match="no analog operator"):
+        program_many(nn.Linear(2, 2), [1])
