@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -16,12 +17,17 @@ from torch import Tensor
 
 from analogize import noise
 from analogize.converter import FixedRange
+from analogize.devices.cells import Reading, full_scale, simulate
+from analogize.devices.compensation import factors
+from analogize.devices.random import Draws
 from analogize.errors import ChipError, PassError
 from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, percentiles, to_codes
 from analogize.targets import spec
+from analogize.targets.noise import acts_on_devices
 
 aten = torch.ops.aten
+FRESH = Reading()
 
 
 def region_seed(seed: int, name: str) -> int:
@@ -89,10 +95,14 @@ class WeightArray(FixedRange):
         limits: (W_min, W_max), viewed against the weights, or None without clipping.
         noise: the noise models, drawn in this order and added.
         folded: True if the array works in weight units, False for integer codes.
+        conductance: how weights become conductances, or None.
+        compensation: how the target corrects drift.
         chip: the programmed weights in array units, or None.
+        correction: what the chip's output is multiplied by digitally, viewed against it, or None.
     """
 
     chip: Tensor | None
+    correction: Tensor | None
 
     def __init__(
         self, weight: Tensor, product: Product, target: spec.Target, name: str, folded: bool
@@ -103,7 +113,9 @@ class WeightArray(FixedRange):
         ends = find_range(weight, product, settings, name)
         super().__init__(ends, settings.bits, settings.grid, matters=settings.range is not None)
         self.noise: tuple[spec.NoiseModel, ...] = target.noise
+        self.conductance, self.compensation = target.conductance, target.compensation
         self.register_buffer("chip", None, persistent=False)
+        self.register_buffer("correction", None, persistent=False)
         self._programmed_version: int | None = None
 
     @property
@@ -188,18 +200,37 @@ class WeightArray(FixedRange):
         low, high = self.limits
         return grad * ((weight >= low) & (weight <= high))
 
-    def noisy(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """``clean`` plus one draw of every noise model, in array units.
+    def noisy(
+        self,
+        clean: Tensor,
+        generator: torch.Generator | None = None,
+        reading: Reading = FRESH,
+    ) -> Tensor:
+        """``clean`` with one draw of every noise model on devices and weights, in array units.
 
         Returns ``clean`` itself, not a copy, when no model is noisy: sigma = 0 is the identity.
+
+        Raises:
+            ChipError: the reading's time is outside the range of a model.
         """
         w_min, w_max = self._span()
         total = clean
+        if any(acts_on_devices(model) and not noise.is_silent(model) for model in self.noise):
+            total = self._simulate(clean, reading)
         for model in self.noise:
             deviation = noise.draw(model, clean, w_min, w_max, generator)
             if deviation is not None:
                 total = deviation.add_(total)
         return total
+
+    def _simulate(self, clean: Tensor, reading: Reading) -> Tensor:
+        assert self.conductance is not None, "the target's schema asks for it"
+        full = full_scale(clean, *self._span())
+        if self.conductance.scale == "column":
+            largest = per_channel(self.product, clean).abs().amax(1)
+            # A column of zeros has no scale of its own.
+            full = self.product.channels(largest.where(largest > 0, 1), self.shape)
+        return simulate(clean, full, self.conductance, self.noise, reading, self.name)
 
     def _span(self) -> tuple[Bound, Bound]:
         """W_min and W_max in array units."""
@@ -208,15 +239,47 @@ class WeightArray(FixedRange):
             return self.limits or (float("nan"), float("nan"))
         return grid.range if self.folded else (grid.low, grid.high)
 
-    def program(self, weight: Tensor, seed: int) -> None:
-        """Draw this array's part of chip ``seed`` and keep it."""
-        generator = torch.Generator("cpu").manual_seed(region_seed(seed, self.name))
+    @property
+    def width(self) -> Bound:
+        """W_max - W_min in array units, viewed against the product's output."""
+        if self.scale is None:
+            width: Bound = self.range[1] - self.range[0]
+        else:
+            width = (self.high - self.low) * (self.scale if self.folded else 1.0)
+        if isinstance(width, Tensor) and width.ndim:
+            return self.product.output_channels(width)
+        return width
+
+    def program(
+        self,
+        weight: Tensor,
+        seed: int,
+        drift_time: float = 0.0,
+        compensation: spec.Compensation | None = None,
+        cycle: int = 0,
+    ) -> None:
+        """Draw this array's part of chip ``seed``, read at ``drift_time``, and keep it.
+
+        Raises:
+            ChipError: the time is outside the range of a noise model.
+        """
+        reading = Reading(Draws(f"{seed}/{self.name}"), drift_time, cycle)
         with torch.no_grad():
             clean = self.clean(weight.detach())
-            self.chip = self.noisy(clean, generator)
-            if self.chip is clean:
-                self.chip = clean.clone()
+            chip = self._draw(clean, seed, reading)
+            rule = self.compensation if compensation is None else compensation
+            correction = None
+            if rule != "none" and drift_time > 0 and self.conductance is not None:
+                fresh = self._draw(clean, seed, replace(reading, time=0.0))
+                correction = factors(fresh, chip, self.product, rule == "column")
+                if correction.ndim:
+                    correction = self.product.output_channels(correction)
+            self.chip, self.correction = chip.clone() if chip is clean else chip, correction
         self._programmed_version = _version(weight)
+
+    def _draw(self, clean: Tensor, seed: int, reading: Reading) -> Tensor:
+        generator = torch.Generator("cpu").manual_seed(region_seed(seed, self.name))
+        return self.noisy(clean, generator, reading)
 
     def programmed(self, weight: Tensor) -> Tensor:
         """The chip's weights in array units.
@@ -240,7 +303,7 @@ class WeightArray(FixedRange):
 
     def erase(self) -> None:
         """Forget the programmed chip."""
-        self.chip = None
+        self.chip = self.correction = None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

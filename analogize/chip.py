@@ -13,10 +13,11 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from analogize import noise
 from analogize.array import WeightArray
+from analogize.devices.times import seconds
 from analogize.errors import ChipError
 from analogize.ops import AnalogOp, NoiseMode, Region, operators
 from analogize.quantize import clamp_
-from analogize.targets.spec import NoiseModel
+from analogize.targets.spec import Compensation, NoiseModel
 
 
 def regions(model: nn.Module) -> tuple[Region, ...]:
@@ -24,25 +25,48 @@ def regions(model: nn.Module) -> tuple[Region, ...]:
     return tuple(op.region for op in operators(model))
 
 
-def program(model: nn.Module, seed: int) -> None:
+def program(
+    model: nn.Module,
+    seed: int,
+    *,
+    drift_time: float | str = 0.0,
+    compensation: Compensation | None = None,
+    cycle: int = 0,
+) -> None:
     """Program one chip instance: draw every region's weight noise once and keep it.
 
     Evaluation then uses these weights, at the cost of the digital model, until the next
     ``program`` or ``erase``. Each region draws from its own generator, seeded by ``seed`` and the
-    region's name on the CPU, so that a chip depends on neither order, device nor process.
+    region's name on the CPU, so that a chip depends on neither order, device nor process. The same
+    seed at another ``drift_time`` is the same chip, read later.
 
     Args:
         model: a rewritten model.
         seed: the chip's number.
+        drift_time: when the chip is read, counted from programming (from the first reading, where
+            the target's models define one): seconds, or text such as ``"1 day"``. It matters to
+            targets whose devices drift or relax.
+        compensation: how drift is corrected digitally: ``"none"``, ``"global"`` (one factor an
+            array) or ``"column"`` (one an output channel); None for the target's own.
+        cycle: which programming of the chip this is: stuck devices, device-to-device variation and
+            drift exponents stay, programming noise and cycle-to-cycle variation are drawn anew.
 
     Raises:
-        ChipError: the model has no analog operator.
+        ChipError: the model has no analog operator; an unknown compensation; or a time that is
+            none, or outside the range that a noise model was measured in.
     """
-    done: set[int] = set()
-    for op in _require_operators(model):
-        if id(op.array) not in done:
-            op.array.program(weight_of(model, op), seed)
-            done.add(id(op.array))
+    if compensation is not None and compensation not in get_args(Compensation):
+        allowed = ", ".join(map(repr, get_args(Compensation)))
+        raise ChipError(f"compensation {compensation!r} is unknown; allowed are {allowed}")
+    time = seconds(drift_time)
+    for array, weight in _weights(model):
+        array.program(weight, seed, time, compensation, cycle)
+
+
+def _weights(model: nn.Module) -> list[tuple[WeightArray, Tensor]]:
+    """Every array once, with its weight."""
+    unique = {id(op.array): (op.array, weight_of(model, op)) for op in _require_operators(model)}
+    return list(unique.values())
 
 
 def erase(model: nn.Module) -> None:
@@ -129,6 +153,11 @@ def _at_level(array: WeightArray, eta: float) -> tuple[NoiseModel, ...]:
         raise ChipError(
             f"region '{array.name}' has {count} noise models, so a level of {eta:g} is ambiguous; "
             "use a target with exactly one, or leave eta unset to use the target's own noise"
+        )
+    if not noise.has_level(array.noise[0]):
+        raise ChipError(
+            f"region '{array.name}': the noise model '{array.noise[0].model}' has no level that "
+            "could be set; leave eta unset to use the target's own noise"
         )
     return (noise.at_level(array.noise[0], eta),)
 

@@ -4,7 +4,7 @@ Forward, with zero-centred codes (see quantize.py)::
 
     x_code = clamp(round(x / s_x))                       DAC
     w_hat  = clamp(round(clip(w) / s_w)) + noise         array (see array.py)
-    acc    = product(x_code, w_hat)
+    acc    = product(x_code, w_hat) + noise              noise of each product, if any
     y      = clamp(round(acc / y_step)) * s_y            ADC, y_step = float32(s_y / (s_x s_w))
 
 A stage without bits is skipped. Backward: straight through every rounding, zero where a converter
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from analogize.array import WeightArray
+from analogize.devices.reading import Disturbance
 from analogize.product import Product
 
 aten = torch.ops.aten
@@ -38,6 +39,7 @@ class Stages(NamedTuple):
         y_scale: the ADC's step in the model's units, or None.
         y_low: its smallest zero-centred code; ``y_high`` the largest.
         gain: the model's units in one accumulated unit, where no ADC rescales; None for 1.
+        disturb: noise that every product draws anew on what it accumulates, or None.
     """
 
     x_scale: Tensor | None
@@ -49,6 +51,7 @@ class Stages(NamedTuple):
     y_low: float
     y_high: float
     gain: Tensor | None
+    disturb: Disturbance | None = None
 
 
 class Dtypes(NamedTuple):
@@ -140,9 +143,11 @@ def _accumulate(
     """DAC and product: accumulated array units."""
     codes, weights = _input_codes(x, stages).to(dtypes.product), weights.to(dtypes.product)
     if dtypes.product == dtypes.output:
-        return product.forward(codes, weights)
-    with torch.autocast(x.device.type, enabled=False):
-        return product.forward(codes, weights)
+        acc = product.forward(codes, weights)
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            acc = product.forward(codes, weights)
+    return acc if stages.disturb is None else stages.disturb(acc, codes, weights, product)
 
 
 def _stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:

@@ -68,8 +68,9 @@ def target_digest(model: nn.Module) -> str:
     for op in operators(model):
         array = op.array
         parts = (op.region.name, array.name, array.bits, array.kind, array.noise)
+        devices = (array.conductance, array.compensation)
         converters = (op.dac.settings, op.adc.settings, op.tile_size)
-        digest.update(f"{parts!r} {converters!r}\n".encode())
+        digest.update(f"{parts!r} {devices!r} {converters!r}\n".encode())
     return digest.hexdigest()
 
 

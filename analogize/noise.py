@@ -13,8 +13,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from analogize.devices.custom import resolve
+from analogize.errors import TargetError
 from analogize.quantize import Bound
-from analogize.targets.spec import FixedSNRNoise, GaussianNoise, NoiseModel
+from analogize.targets.noise import (
+    CustomNoise,
+    FixedSNRNoise,
+    GaussianNoise,
+    NoiseModel,
+    OutputNoise,
+    ReadNoise,
+    StuckNoise,
+    VariationNoise,
+    acts_on_devices,
+)
 
 
 def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -97,11 +109,34 @@ def _draw_fixed_snr(
     return fixed_snr(weights, model.ratio, g)
 
 
+def _draw_custom(
+    model: CustomNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: torch.Generator | None
+) -> Tensor:
+    deviation = resolve(model.function)(weights, w_min, w_max, g, **model.parameters)
+    if not isinstance(deviation, Tensor) or deviation.shape != weights.shape:
+        got = tuple(deviation.shape) if isinstance(deviation, Tensor) else type(deviation).__name__
+        raise TargetError(
+            f"the noise model '{model.function}' must return deviations of the shape "
+            f"{tuple(weights.shape)} that it was given, not {got}"
+        )
+    return deviation.clone()  # the caller adds in place, and the function may keep its result
+
+
 _DRAW: dict[type, Callable[..., Tensor]] = {
     GaussianNoise: _draw_gaussian,
     FixedSNRNoise: _draw_fixed_snr,
+    CustomNoise: _draw_custom,
 }
 _LEVEL: dict[type, str] = {GaussianNoise: "eta", FixedSNRNoise: "ratio"}
+# A model with these fields is silent where all of them are zero; any other is never known to be.
+_SILENT: dict[type, tuple[str, ...]] = {
+    GaussianNoise: ("eta", "eta_std"),
+    FixedSNRNoise: ("ratio",),
+    VariationNoise: ("std",),
+    StuckNoise: ("at_min", "at_max"),
+    ReadNoise: ("additive", "multiplicative"),
+    OutputNoise: ("std",),
+}
 
 
 def draw(
@@ -111,15 +146,25 @@ def draw(
     w_max: Bound,
     generator: torch.Generator | None = None,
 ) -> Tensor | None:
-    """Draw one instance of ``model``; None where it is silent, so that sigma = 0 is exact."""
-    if is_silent(model):
+    """Draw one instance of ``model``; None where it is silent, so that sigma = 0 is exact.
+
+    None as well for a model that acts on devices or products instead of weights.
+    """
+    function = _DRAW.get(type(model))
+    if function is None or is_silent(model) or acts_on_devices(model):
         return None
-    return _DRAW[type(model)](model, weights, w_min, w_max, generator)
+    return function(model, weights, w_min, w_max, generator)
 
 
 def is_silent(model: NoiseModel) -> bool:
     """Whether every draw of ``model`` is zero."""
-    return level(model) == 0 and getattr(model, "eta_std", 0.0) == 0
+    fields = _SILENT.get(type(model))
+    return fields is not None and not any(getattr(model, field) for field in fields)
+
+
+def has_level(model: NoiseModel) -> bool:
+    """Whether the model's strength is one number that ``at_level`` can set."""
+    return type(model) in _LEVEL
 
 
 def level(model: NoiseModel) -> float:

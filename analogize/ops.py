@@ -6,6 +6,7 @@ arithmetic is in crossbar.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from analogize.array import WeightArray
 from analogize.converter import Converter
 from analogize.crossbar import Differentiable, Dtypes, Stages, infer
+from analogize.devices.reading import Disturbance
 from analogize.errors import CalibrationError
 from analogize.expression import Expression
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
+from analogize.targets.noise import OutputNoise, ReadNoise
 from analogize.targets.spec import Target
 
 NoiseMode = Literal["off", "fresh", "programmed"]
@@ -116,10 +119,27 @@ class AnalogOp(nn.Module):
             y_high=_number(adc.high),
             gain=factor.float() if scales and not converts else None,
         )
+        self._noisy_stages = self._stages._replace(disturb=self._disturbance())
 
         # Attributes, not properties: every forward pass asks.
         self.is_calibrated = all(c.bits is None or c.scale is not None for c in (dac, adc))
         self._is_bare = dac.scale is None and not converts and not self.array.clips
+
+    def _disturbance(self) -> Disturbance | None:
+        """The noise that every product draws anew; None without any."""
+        reads = [m for m in self.array.noise if isinstance(m, ReadNoise)]
+        outputs = [m for m in self.array.noise if isinstance(m, OutputNoise)]
+        step, adc = self._stages.step, self._stages
+        additive = math.hypot(*(m.additive for m in reads))
+        multiplicative = math.hypot(*(m.multiplicative for m in reads))
+        output = math.hypot(*(m.std for m in outputs))
+        if not additive + multiplicative + output:
+            return None
+        return Disturbance(
+            additive=additive * self.array.width if additive else 0.0,
+            multiplicative=multiplicative,
+            output=0.0 if step is None or not output else output * (adc.y_high - adc.y_low) * step,
+        )
 
     @property
     def is_exact(self) -> bool:
@@ -169,27 +189,44 @@ class AnalogOp(nn.Module):
             self._refuse_uncalibrated()
         if self.is_exact:
             return product.forward(x, weight)
+<<<<<<< HEAD
         used, dtypes = self._weights(weight, self.array, through), self._dtypes(x)
+=======
+        mode = self._effective_mode()
+        used, dtypes = self._weights(weight, mode), self._dtypes(x)
+        stages = self._stages if mode == "off" else self._noisy_stages
+>>>>>>> 3fa727c (Model devices: conductance pairs, programming noise, drift, 1/f and read noise)
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            result: Tensor = Differentiable.apply(
-                x, weight, used, self.array, product, self._stages, dtypes
-            )[0]
-            return result
-        return infer(x, used, product, self._stages, dtypes)
+            y = Differentiable.apply(x, weight, used, self.array, product, stages, dtypes)[0]
+        else:
+            y = infer(x, used, product, stages, dtypes)
+        if mode == "programmed" and self.array.correction is not None:
+            y = y * self.array.correction.to(y.dtype)
+        return y
 
+<<<<<<< HEAD
     def _weights(
         self, weight: Tensor, array: WeightArray, through: Callable[[Tensor], Tensor] | None
     ) -> Tensor:
+=======
+    def _effective_mode(self) -> NoiseMode:
+        if self.mode is not None:
+            return self.mode
+        return "fresh" if self.training or self.array.chip is None else "programmed"
+
+    def _weights(self, weight: Tensor, mode: NoiseMode) -> Tensor:
+>>>>>>> 3fa727c (Model devices: conductance pairs, programming noise, drift, 1/f and read noise)
         """The weights of this forward pass in array units."""
-        mode = self.mode
-        if mode is None:
-            mode = "fresh" if self.training or array.chip is None else "programmed"
         if mode == "programmed":
+<<<<<<< HEAD
             chip = array.programmed(weight)
             return chip if through is None else through(chip)
+=======
+            return self.array.programmed(weight)
+>>>>>>> 3fa727c (Model devices: conductance pairs, programming noise, drift, 1/f and read noise)
         with torch.no_grad():
-            clean = array.clean(weight.detach())
-            return clean if mode == "off" else array.noisy(clean)
+            clean = self.array.clean(weight.detach())
+            return clean if mode == "off" else self.array.noisy(clean)
 
     def _dtypes(self, x: Tensor) -> Dtypes:
         """What to compute in: the digital operator's dtype, unless codes would suffer.

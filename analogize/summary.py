@@ -15,7 +15,6 @@ from analogize.converter import Converter
 from analogize.errors import AnalogizeError
 from analogize.module import DigitalProduct, Report
 from analogize.ops import AnalogOp, Region, operators
-from analogize.targets import spec
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _row(op: AnalogOp, owners: dict[int, str]) -> RegionRow:
         weights=_weights(op.array),
         dac=_converter(op.dac),
         adc=_converter(op.adc),
-        noise=" + ".join(map(_noise, op.array.noise)) or "none",
+        noise=" + ".join(map(str, op.array.noise)) or "none",
         tiles=tiles,
         utilization=utilization,
         shares_array_with=None if owner == op.region.name else owner,
@@ -189,13 +188,6 @@ def _converter(converter: Converter) -> str:
         return f"{converter.bits} b, uncalibrated"
     low, high = converter.range.tolist()
     return f"{converter.bits} b [{low:.3g}, {high:.3g}]"
-
-
-def _noise(model: spec.NoiseModel) -> str:
-    if isinstance(model, spec.GaussianNoise):
-        spread = f" ± {model.eta_std:g}" if model.eta_std else ""
-        return f"eta {model.eta:g}{spread}"
-    return f"sigma_N/sigma_W {model.ratio:g}"
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -19,7 +19,14 @@ _EXTENDS: Schema = {
     "to this one. Mappings are merged; lists, and ranges of another kind, replace the inherited.",
 }
 # What a file that extends another may inherit in part; list items are always written whole.
-_INHERITED_IN_PART = ("StdRange", "PercentileRange", "AbsMaxRange", "FixedRange", "Array")
+_INHERITED_IN_PART = (
+    "StdRange",
+    "PercentileRange",
+    "AbsMaxRange",
+    "FixedRange",
+    "Array",
+    "Conductance",
+)
 
 
 @cache

@@ -1,11 +1,13 @@
 """The schema of a target: everything analogize knows about an analog accelerator.
 
     Target
-    ├── weights   range to which weights are clipped, grid on which they are programmed
-    ├── noise     what the array adds to a programmed weight
-    ├── dac, adc  grids of the activations that enter and of the sums that leave the array
-    ├── array     rows and columns of one crossbar tile
-    └── digital   what is never mapped to the array
+    ├── weights       range to which weights are clipped, grid on which they are programmed
+    ├── conductance   how weights become the conductances of device pairs (conductance.py)
+    ├── noise         by what devices, weights and products deviate (noise.py)
+    ├── compensation  how drift is corrected digitally
+    ├── dac, adc      grids of the activations that enter and of the sums that leave the array
+    ├── array         rows and columns of one crossbar tile
+    └── digital       what is never mapped to the array
 
 Quantities are in the units of the tensor they apply to (weights, activations), and noise levels are
 ratios, so one target fits every model. "The paper" is *Noisy Machines: Understanding Noisy Neural
@@ -14,12 +16,37 @@ Networks and Enhancing Robustness to Analog Hardware Errors Using Distillation*.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
+from analogize.targets.base import Bits, Count, Percentile, Real, Spec, Text, refuse
+from analogize.targets.check import check_devices, check_output, check_range
+from analogize.targets.conductance import Conductance
 from analogize.targets.dialect import dump
+from analogize.targets.noise import FixedSNRNoise, GaussianNoise, NoiseModel
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AbsMaxRange",
+    "Array",
+    "Compensation",
+    "Conductance",
+    "Converter",
+    "ConverterRange",
+    "Digital",
+    "FixedRange",
+    "FixedSNRNoise",
+    "GaussianNoise",
+    "NoiseModel",
+    "Operator",
+    "PercentileRange",
+    "Spec",
+    "StdRange",
+    "Target",
+    "WeightRange",
+    "Weights",
+]
 
 SCHEMA_VERSION: Final = 1
 
@@ -33,40 +60,9 @@ Operator = Literal[
     "conv_transpose3d",
 ]
 Grid = Literal["affine", "symmetric"]
-
-# Strict numbers: "8" and true are typing errors in a YAML file, not numbers.
-Bits = Annotated[int, Field(strict=True, ge=1, le=16)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Level = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Percentile = Annotated[float, Field(strict=True, ge=0, le=100)]
-Text = Annotated[str, Field(min_length=1)]
-
+Compensation = Literal["none", "global", "column"]
 
 _NO_CLIPPING = "'range: {kind: absmax}' clips nothing"
-
-
-def _require_constants(schema: dict[str, Any]) -> None:
-    """List `schema`, `kind` and `model` as required: they have one value, but files must say it."""
-    constants = [key for key, value in schema.get("properties", {}).items() if "const" in value]
-    if constants:
-        schema["required"] = constants + schema.get("required", [])
-
-
-def _refuse(key: str, reason: str) -> PydanticCustomError:
-    """An error about the value under ``key`` (dotted, relative to the model that raises it)."""
-    return PydanticCustomError("inconsistent", "{reason}", {"key": key, "reason": reason})
-
-
-class Spec(BaseModel):
-    """Base of every part of a target: immutable, hashable, unknown keys refused."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        json_schema_extra=_require_constants,
-    )
 
 
 class StdRange(Spec):
@@ -93,7 +89,7 @@ class PercentileRange(Spec):
     def _check_order(self) -> Self:
         if self.low >= self.high:
             given = "low" if "low" in self.model_fields_set else "high"
-            raise _refuse(given, f"low ({self.low:g}) must be below high ({self.high:g})")
+            raise refuse(given, f"low ({self.low:g}) must be below high ({self.high:g})")
         return self
 
 
@@ -113,7 +109,7 @@ class FixedRange(Spec):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.min >= self.max:
-            raise _refuse("min", f"min ({self.min:g}) must be below max ({self.max:g})")
+            raise refuse("min", f"min ({self.min:g}) must be below max ({self.max:g})")
         return self
 
 
@@ -128,18 +124,18 @@ def _check_grid(bits: int | None, grid: Grid, values: Spec | None) -> None:
     if bits is None:
         return
     if grid == "symmetric" and bits < 2:
-        raise _refuse(
+        raise refuse(
             "bits", "a symmetric grid needs 2 to 16 bits (-1, 0 and +1); use grid: affine for 1 bit"
         )
     if not isinstance(values, FixedRange):
         return
     if grid == "symmetric" and values.min != -values.max:
-        raise _refuse(
+        raise refuse(
             "range",
             "a symmetric grid spans [-a, a]: make min the negative of max, or use grid: affine",
         )
     if not values.min <= 0 <= values.max:
-        raise _refuse(
+        raise refuse(
             "range", "a quantized range must contain 0, because padding must be an exact code"
         )
 
@@ -169,37 +165,9 @@ class Weights(Spec):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.bits is not None and self.range is None:
-            raise _refuse("bits", f"a grid needs a range to span; {_NO_CLIPPING}")
+            raise refuse("bits", f"a grid needs a range to span; {_NO_CLIPPING}")
         _check_grid(self.bits, self.grid, self.range)
         return self
-
-
-class GaussianNoise(Spec):
-    """Zero-mean i.i.d. noise on the weights, sigma_N = eta (W_max - W_min) (eq. 8)."""
-
-    model: Literal["gaussian"] = "gaussian"
-    eta: Level = Field(
-        description="Noise level: standard deviation over the range of representable weights, "
-        "sigma_N / (W_max - W_min) (eq. 8)."
-    )
-    eta_std: Level = Field(
-        default=0.0,
-        description="sigma_eta of section 5.2: each draw takes its level from "
-        "N(eta, eta_std); 0: always eta.",
-    )
-
-
-class FixedSNRNoise(Spec):
-    """Zero-mean i.i.d. noise at a fixed ratio to the weights' spread (section 4.1)."""
-
-    model: Literal["fixed_snr"] = "fixed_snr"
-    ratio: Level = Field(
-        description="sigma_N / sigma_W: standard deviation of the noise over that of the layer's "
-        "weights (section 4.1)."
-    )
-
-
-NoiseModel = Annotated[GaussianNoise | FixedSNRNoise, Field(discriminator="model")]
 
 
 class Converter(Spec):
@@ -226,6 +194,12 @@ class Array(Spec):
 
     rows: Count = Field(description="Rows of a tile: inputs summed in one column.")
     cols: Count = Field(description="Columns of a tile: outputs, one weight per crossing.")
+    tiling: bool = Field(
+        default=False,
+        strict=True,
+        description="true: every tile converts its own partial sums, which are then added "
+        "digitally; false: the size only counts tiles, and an ADC converts the whole sum.",
+    )
 
 
 class Digital(Spec):
@@ -261,8 +235,19 @@ class Target(Spec):
         default=(), description="Sources of the figures: papers, tools' files, data sheets."
     )
     weights: Weights = Field(default=Weights(), description="Clipping and grid of the weights.")
+    conductance: Conductance | None = Field(
+        default=None,
+        description="How weights become conductances; null: weights are programmed as such.",
+    )
     noise: tuple[NoiseModel, ...] = Field(
-        default=(), description="Independent noise models that add up; empty: no noise."
+        default=(),
+        description="Noise models: those on devices act one after the other, in this order; the "
+        "deviations of those on weights add up. Empty: no noise.",
+    )
+    compensation: Compensation = Field(
+        default="none",
+        description="Digital factor on an array's output after drift: none, one for the array "
+        "(global), or one for each output channel (column).",
     )
     dac: Converter = Field(default=Converter(), description="Inputs of the array.")
     adc: Converter = Field(default=Converter(), description="Outputs of the array.")
@@ -270,12 +255,10 @@ class Target(Spec):
     digital: Digital = Field(default=Digital(), description="What is never mapped to the array.")
 
     @model_validator(mode="after")
-    def _check_reference(self) -> Self:
-        """Equation 8 refers eta to W_max - W_min, which only a range defines."""
-        for index, model in enumerate(self.noise):
-            if isinstance(model, GaussianNoise) and self.weights.range is None:
-                reason = f"eta is a share of W_max - W_min, so give weights.range; {_NO_CLIPPING}"
-                raise _refuse(f"noise.{index}.eta", reason)
+    def _check(self) -> Self:
+        check_range(self)
+        check_devices(self)
+        check_output(self)
         return self
 
     def to_yaml(self) -> str:

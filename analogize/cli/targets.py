@@ -17,9 +17,11 @@ from analogize.targets.describe import json_schema
 from analogize.targets.load import load_target, names, sources
 from analogize.targets.spec import (
     AbsMaxRange,
+    Conductance,
     Converter,
     Digital,
     FixedRange,
+    FixedSNRNoise,
     GaussianNoise,
     NoiseModel,
     PercentileRange,
@@ -46,7 +48,7 @@ def list_targets() -> None:
     table.add_column("description", ratio=1)
     for target in map(load_target, names()):
         bits = (target.weights.bits, target.dac.bits, target.adc.bits)
-        noise = "\n".join(_level(model) for model in target.noise) or "none"
+        noise = "\n".join(map(str, target.noise)) or "none"
         table.add_row(
             target.name, target.technology, *map(_bits, bits), noise, escape(target.description)
         )
@@ -118,6 +120,9 @@ def _settings(target: Target) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("weights", _weights(target.weights))
+    if target.conductance is not None:
+        table.add_row("conductance", _conductance(target.conductance))
+        table.add_row("compensation", target.compensation)
     table.add_row("noise", "\n".join(_noise(model) for model in target.noise) or "none")
     table.add_row("DAC", _converter(target.dac))
     table.add_row("ADC", _converter(target.adc))
@@ -131,17 +136,20 @@ def _bits(bits: int | None) -> str:
     return "-" if bits is None else str(bits)
 
 
-def _level(model: NoiseModel) -> str:
-    if isinstance(model, GaussianNoise):
-        spread = f" ± {model.eta_std:g}" if model.eta_std else ""
-        return f"eta {model.eta:g}{spread}"
-    return f"sigma_N / sigma_W {model.ratio:g}"
-
-
 def _noise(model: NoiseModel) -> str:
-    if isinstance(model, GaussianNoise):
-        return f"Gaussian, {_level(model)}: sigma_N = eta (W_max - W_min)"
-    return f"Gaussian, {_level(model)}"
+    match model:
+        case GaussianNoise():
+            return f"Gaussian, {model}: sigma_N = eta (W_max - W_min)"
+        case FixedSNRNoise():
+            return f"Gaussian, {model}"
+    return str(model)
+
+
+def _conductance(mapping: Conductance) -> str:
+    ratio = f", on/off {mapping.on_off_ratio:.3g}" if mapping.g_min else ""
+    pairs = "one differential pair" if mapping.pairs == 1 else f"{mapping.pairs} pairs"
+    ends = f"{mapping.g_min:g} to {mapping.g_max:g} {mapping.unit}{ratio}"
+    return f"{ends}; {pairs} a weight, scaled per {mapping.scale}"
 
 
 def _weights(weights: Weights) -> str:

@@ -149,7 +149,9 @@ def test_to_yaml_spells_out_every_default() -> None:
         "technology": "generic",
         "references": [],
         "weights": {"range": None, "bits": None, "granularity": "tensor", "grid": "affine"},
+        "conductance": None,
         "noise": [],
+        "compensation": "none",
         "dac": {
             "bits": None,
             "range": {"kind": "percentile", "low": 0.1, "high": 99.9},

@@ -1,0 +1,12 @@
+"""The physics of memory devices and crossbar tiles: pure functions on tensors.
+
+conductance.py   weights <-> differential pairs of conductances
+curves.py        the forms in which figures are published, as functions of a conductance
+programming.py   programming noise, relaxation, variation, stuck devices
+drift.py         drift over time and 1/f read noise
+reading.py       noise drawn anew at every product
+compensation.py  digital correction of drift
+cells.py         a target's models applied to the cells of one array, in order
+random.py        where a chip's random numbers come from
+times.py         "1 day" in seconds
+"""

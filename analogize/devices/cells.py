@@ -1,0 +1,211 @@
+"""The cells of one array: a target's device models applied one after the other.
+
+    weights -> target conductances -> programmed -> drifted -> read -> weights
+
+A model of the programming stage changes what was programmed; drift and 1/f noise change what is
+read, with parameters that depend on the target or on the programmed conductance as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogize.devices import curves, drift, programming
+from analogize.devices.conductance import from_pairs, to_pairs
+from analogize.devices.custom import resolve
+from analogize.devices.random import Draws
+from analogize.devices.times import describe
+from analogize.errors import ChipError
+from analogize.quantize import Bound
+from analogize.targets import noise as models
+from analogize.targets.conductance import Conductance
+
+
+@dataclass(frozen=True)
+class Reading:
+    """When and which chip: what one simulation of cells depends on besides the weights.
+
+    Attributes:
+        draws: the source of random numbers.
+        time: seconds since programming (since the first reading, for models that define one).
+        cycle: which programming of the chip; devices keep what is their own.
+    """
+
+    draws: Draws = field(default_factory=Draws)
+    time: float = 0.0
+    cycle: int = 0
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Conductances on their way: shape (2, pairs, *weights) each.
+
+    Attributes:
+        target: what was asked for.
+        programmed: what programming left.
+        read: what a reading finds.
+    """
+
+    target: Tensor
+    programmed: Tensor
+    read: Tensor
+
+    def program(self, conductance: Tensor) -> Cells:
+        """The cells after a change of what is programmed."""
+        return replace(self, programmed=conductance, read=conductance)
+
+
+def simulate(
+    weights: Tensor,
+    full: Bound,
+    conductance: Conductance,
+    noise: tuple[models.NoiseModel, ...],
+    reading: Reading,
+    name: str = "array",
+) -> Tensor:
+    """The weights that the cells of an array stand for when read.
+
+    Args:
+        weights: the intended weights, any shape and unit.
+        full: the magnitude that takes the whole conductance range, in the weights' unit.
+        conductance: the mapping.
+        noise: noise models; those that do not act on devices are passed over.
+        reading: chip, time and cycle.
+        name: of the array, for error messages.
+
+    Raises:
+        ChipError: a time outside a model's range; the message names array and model.
+    """
+    g_min, g_max = conductance.g_min, conductance.g_max
+    pair = to_pairs(weights, full, g_min, g_max).unsqueeze(1)
+    target = pair.expand(2, conductance.pairs, *weights.shape)
+    cells = Cells(target, target, target)
+    for index, model in enumerate(noise):
+        if models.acts_on_devices(model):
+            step = _STEPS[type(model)]
+            try:
+                cells = step(model, cells, conductance, reading, f"{index} {model.model}")
+            except ValueError as cause:
+                raise ChipError(
+                    f"'{name}' cannot be read {describe(reading.time)} after programming: "
+                    f"noise[{index}] ({model.model}): {cause}"
+                ) from cause
+    return from_pairs(cells.read.mean(1), full, g_min, g_max)
+
+
+def _program(
+    model: models.ProgrammingNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    sigma = _spread(model.sigma, cells.target)
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.target)
+    return cells.program(programming.programming_noise(cells.programmed, sigma, normal))
+
+
+def _relax(
+    model: models.RelaxationNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    sigma = programming.interpolated_sigma(
+        [_spread(point.sigma, cells.target) for point in model.points],
+        [point.time for point in model.points],
+        reading.time,
+    )
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.target)
+    return cells.program(programming.programming_noise(cells.programmed, sigma, normal))
+
+
+def _spread(curve: Any, target: Tensor) -> Tensor:
+    sigma = curves.evaluate(curve, target)
+    if bool((sigma < 0).any()):
+        worst = float(target.flatten()[sigma.argmin()])
+        raise ValueError(f"its sigma is negative at a conductance of {worst:.4g}; check the curve")
+    return sigma
+
+
+def _vary(
+    model: models.VariationNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    moment = f" cycle {reading.cycle}" if model.source == "cycle" else ""
+    normal = reading.draws.normal(name + moment, cells.target)
+    return cells.program(
+        programming.variation(cells.programmed, model.std, normal, model.distribution)
+    )
+
+
+def _stick(
+    model: models.StuckNoise, cells: Cells, mapping: Conductance, reading: Reading, name: str
+) -> Cells:
+    uniform = reading.draws.uniform(name, cells.target)
+    return cells.program(
+        programming.stick(
+            cells.programmed, model.at_min, model.at_max, uniform, mapping.g_min, mapping.g_max
+        )
+    )
+
+
+def _drift(
+    model: models.DriftNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    nu = drift.drift_exponents(
+        curves.evaluate(model.nu_mean, cells.target),
+        curves.evaluate(model.nu_std, cells.target),
+        reading.draws.normal(name, cells.target),
+    )
+    return replace(cells, read=drift.power_law(cells.read, nu, reading.time, model.t0))
+
+
+def _log_drift(
+    model: models.LogDriftNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.target)
+    slopes = (model.mean_slope, model.std_intercept, model.std_slope)
+    return replace(cells, read=drift.logarithmic(cells.read, *slopes, normal, reading.time))
+
+
+def _one_over_f(
+    model: models.OneOverFNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    # Readings at different times are taken as independent.
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle} at {reading.time!r}", cells.target)
+    ratio = drift.one_over_f_ratio(model.t0 + reading.time, model.t_read)
+    q = curves.evaluate(model.q, cells.programmed)
+    return replace(cells, read=drift.one_over_f(cells.read, q, ratio, normal))
+
+
+def _custom(
+    model: models.CustomNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    function = resolve(model.function)
+    generator = reading.draws.generator(f"{name} cycle {reading.cycle}")
+    changed = function(cells.read, reading.time, generator, **model.parameters)
+    if not isinstance(changed, Tensor) or changed.shape != cells.read.shape:
+        got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        raise ChipError(
+            f"the noise model '{model.function}' must return conductances of the shape "
+            f"{tuple(cells.read.shape)} that it was given, not {got}"
+        )
+    return replace(cells, read=changed.clamp(min=0))
+
+
+_STEPS: dict[type, Callable[[Any, Cells, Conductance, Reading, str], Cells]] = {
+    models.ProgrammingNoise: _program,
+    models.RelaxationNoise: _relax,
+    models.VariationNoise: _vary,
+    models.StuckNoise: _stick,
+    models.DriftNoise: _drift,
+    models.LogDriftNoise: _log_drift,
+    models.OneOverFNoise: _one_over_f,
+    models.CustomNoise: _custom,
+}
+
+
+def full_scale(weights: Tensor, low: Bound, high: Bound) -> Bound:
+    """The end of the range [low, high] that is farther from zero."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        ends = torch.maximum(torch.as_tensor(low).abs(), torch.as_tensor(high).abs())
+        return ends.to(weights.device, weights.dtype)
+    return max(abs(low), abs(high))

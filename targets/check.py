@@ -1,0 +1,77 @@
+"""Consistency of a target's parts with one another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from analogize.targets.base import refuse
+from analogize.targets.noise import (
+    CustomNoise,
+    GaussianNoise,
+    OutputNoise,
+    ProgrammingNoise,
+    ReadNoise,
+    RelaxationNoise,
+    StuckNoise,
+    VariationNoise,
+    acts_on_devices,
+)
+
+if TYPE_CHECKING:
+    from analogize.targets.spec import Target
+
+_PROGRAMMING = ProgrammingNoise | RelaxationNoise | VariationNoise | StuckNoise
+_NO_CLIPPING = "'range: {kind: absmax}' clips nothing"
+
+
+def check_range(target: Target) -> None:
+    """Everything that refers to W_max - W_min needs the range that defines it (eq. 8)."""
+    if target.weights.range is not None:
+        return
+    for index, model in enumerate(target.noise):
+        if isinstance(model, GaussianNoise):
+            reason = f"eta is a share of W_max - W_min, so give weights.range; {_NO_CLIPPING}"
+            raise refuse(f"noise.{index}.eta", reason)
+        if isinstance(model, ReadNoise) and model.additive:
+            reason = f"it is a share of W_max - W_min, so give weights.range; {_NO_CLIPPING}"
+            raise refuse(f"noise.{index}.additive", reason)
+    if target.conductance is not None:
+        reason = f"g_max stands for the end of a range, so give weights.range; {_NO_CLIPPING}"
+        raise refuse("conductance", reason)
+
+
+def check_devices(target: Target) -> None:
+    """Device models need conductances, inside the range that their figures were measured in."""
+    conductance = target.conductance
+    late: str | None = None
+    for index, model in enumerate(target.noise):
+        if not acts_on_devices(model):
+            continue
+        if isinstance(model, _PROGRAMMING) and late is not None:
+            reason = f"it happens during programming, so list it before '{late}'"
+            raise refuse(f"noise.{index}.model", reason)
+        if not isinstance(model, _PROGRAMMING):
+            late = model.model
+        if conductance is None:
+            name = model.model if not isinstance(model, CustomNoise) else "on: devices"
+            reason = f"'{name}' acts on conductances, so give the target 'conductance'"
+            raise refuse(f"noise.{index}.model", reason)
+        if isinstance(model, ProgrammingNoise | RelaxationNoise) and model.valid is not None:
+            low, high = model.valid.min, model.valid.max
+            if not low <= conductance.g_min < conductance.g_max <= high:
+                reason = (
+                    f"its figures hold from {low:g} to {high:g} {conductance.unit}, and the target "
+                    f"uses {conductance.g_min:g} to {conductance.g_max:g}; stay inside, or give "
+                    "curves that were measured there"
+                )
+                raise refuse(f"noise.{index}.valid", reason)
+
+
+def check_output(target: Target) -> None:
+    """Output noise refers to the ADC's range, and drift compensation to conductances."""
+    for index, model in enumerate(target.noise):
+        if isinstance(model, OutputNoise) and target.adc.bits is None:
+            reason = "it is a share of the ADC's range, so give adc.bits"
+            raise refuse(f"noise.{index}.std", reason)
+    if target.compensation != "none" and target.conductance is None:
+        raise refuse("compensation", "it corrects drift, so give the target 'conductance'")
