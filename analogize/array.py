@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -263,23 +262,29 @@ class WeightArray(FixedRange):
         Raises:
             ChipError: the time is outside the range of a noise model.
         """
-        reading = Reading(Draws(f"{seed}/{self.name}"), drift_time, cycle)
-        with torch.no_grad():
-            clean = self.clean(weight.detach())
-            chip = self._draw(clean, seed, reading)
-            rule = self.compensation if compensation is None else compensation
-            correction = None
-            if rule != "none" and drift_time > 0 and self.conductance is not None:
-                fresh = self._draw(clean, seed, replace(reading, time=0.0))
-                correction = factors(fresh, chip, self.product, rule == "column")
-                if correction.ndim:
-                    correction = self.product.output_channels(correction)
-            self.chip, self.correction = chip.clone() if chip is clean else chip, correction
+        chip = self.draw(weight, seed, drift_time, cycle)
+        rule = self.compensation if compensation is None else compensation
+        correction = None
+        if rule != "none" and drift_time > 0 and self.conductance is not None:
+            first = self.draw(weight, seed, 0.0, cycle)
+            correction = factors(first, chip, self.product, rule == "column")
+            if correction.ndim:
+                correction = self.product.output_channels(correction)
+        self.chip, self.correction = chip, correction
         self._programmed_version = _version(weight)
 
-    def _draw(self, clean: Tensor, seed: int, reading: Reading) -> Tensor:
+    @torch.no_grad()
+    def draw(self, weight: Tensor, seed: int, drift_time: float = 0.0, cycle: int = 0) -> Tensor:
+        """This array's part of chip ``seed`` in array units, read at ``drift_time``; see program.
+
+        Raises:
+            ChipError: the time is outside the range of a noise model.
+        """
         generator = torch.Generator("cpu").manual_seed(region_seed(seed, self.name))
-        return self.noisy(clean, generator, reading)
+        reading = Reading(Draws(f"{seed}/{self.name}"), drift_time, cycle)
+        clean = self.clean(weight.detach())
+        chip = self.noisy(clean, generator, reading)
+        return chip.clone() if chip is clean else chip
 
     def programmed(self, weight: Tensor) -> Tensor:
         """The chip's weights in array units.

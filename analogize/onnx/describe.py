@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from analogize import noise as noise_models
-from analogize.array import region_seed
 from analogize.chip import weight_of
 from analogize.converter import Converter
 from analogize.errors import CalibrationError, ExportError
@@ -126,9 +125,13 @@ def _weights(model: nn.Module, op: AnalogOp, noise: NoiseKind, seed: int | None)
     if noise != "programmed":
         return array.clean(parameter).cpu()
     if seed is None:
+        if array.correction is not None:
+            raise ExportError(
+                f"region '{op.region.name}': its chip was programmed with drift compensation, "
+                "which is not exported; program it with compensation='none'"
+            )
         return array.programmed(parameter).cpu()
-    generator = torch.Generator("cpu").manual_seed(region_seed(seed, array.name))
-    return array.noisy(array.clean(parameter), generator).cpu()
+    return array.draw(parameter, seed).cpu()
 
 
 def _deviations(op: AnalogOp, weights: Tensor, stored: Stored) -> tuple[tuple[Array, Any], ...]:
@@ -141,8 +144,13 @@ def _deviations(op: AnalogOp, weights: Tensor, stored: Stored) -> tuple[tuple[Ar
             continue
         if isinstance(model, FixedSNRNoise):
             sigma = weights.std(correction=0) * model.ratio
-        else:
+        elif isinstance(model, GaussianNoise):
             sigma = span.float() if model.eta_std else span.float() * model.eta
+        else:
+            raise ExportError(
+                f"region '{op.region.name}': the noise model '{model.model}' cannot be drawn in an "
+                "ONNX graph; export clean weights (noise='none') or a programmed chip"
+            )
         values = sigma.cpu().numpy().astype(np.float32)
         found.append((values.T if stored.transposed and values.ndim == 2 else values, model))
     return tuple(found)
@@ -253,7 +261,7 @@ def _sigma(plan: RegionPlan, model: Any) -> Any:
         else:
             width = (torch.as_tensor(array.high) - torch.as_tensor(array.low)).double() * scale
         return _numbers((width * model.eta).float())
-    return plan.stored.spread * model.ratio
+    return plan.stored.spread * model.ratio if isinstance(model, FixedSNRNoise) else None
 
 
 def _tiles(op: AnalogOp) -> manifest.TileEntry:

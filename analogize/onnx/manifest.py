@@ -89,8 +89,9 @@ class NoiseEntry(_Part):
     """The weight noise of the target, and what of it is in the file."""
 
     models: tuple[NoiseModel, ...] = Field(description="As in the target; they add up.")
-    sigma: tuple[float | tuple[float, ...], ...] = Field(
-        description="Standard deviation of each model in weight units, or one a channel."
+    sigma: tuple[float | tuple[float, ...] | None, ...] = Field(
+        description="Standard deviation of each model in weight units, or one a channel; null for "
+        "a model that acts on conductances or products."
     )
     exported: Literal["none", "runtime", "programmed"] = Field(
         description="none: clean weights; runtime: the graph draws noise at every run; "
