@@ -228,7 +228,7 @@ class WeightArray(FixedRange):
         if self.conductance.scale == "column":
             largest = per_channel(self.product, clean).abs().amax(1)
             # A column of zeros has no scale of its own.
-            full = self.product.channels(largest.where(largest > 0, 1), self.shape)
+            full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
         return simulate(clean, full, self.conductance, self.noise, reading, self.name)
 
     def _span(self) -> tuple[Bound, Bound]:

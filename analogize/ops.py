@@ -189,13 +189,9 @@ class AnalogOp(nn.Module):
             self._refuse_uncalibrated()
         if self.is_exact:
             return product.forward(x, weight)
-<<<<<<< HEAD
-        used, dtypes = self._weights(weight, self.array, through), self._dtypes(x)
-=======
         mode = self._effective_mode()
-        used, dtypes = self._weights(weight, mode), self._dtypes(x)
+        used, dtypes = self._weights(weight, mode, through), self._dtypes(x)
         stages = self._stages if mode == "off" else self._noisy_stages
->>>>>>> 3fa727c (Model devices: conductance pairs, programming noise, drift, 1/f and read noise)
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
             y = Differentiable.apply(x, weight, used, self.array, product, stages, dtypes)[0]
         else:
@@ -204,26 +200,18 @@ class AnalogOp(nn.Module):
             y = y * self.array.correction.to(y.dtype)
         return y
 
-<<<<<<< HEAD
-    def _weights(
-        self, weight: Tensor, array: WeightArray, through: Callable[[Tensor], Tensor] | None
-    ) -> Tensor:
-=======
     def _effective_mode(self) -> NoiseMode:
         if self.mode is not None:
             return self.mode
         return "fresh" if self.training or self.array.chip is None else "programmed"
 
-    def _weights(self, weight: Tensor, mode: NoiseMode) -> Tensor:
->>>>>>> 3fa727c (Model devices: conductance pairs, programming noise, drift, 1/f and read noise)
+    def _weights(
+        self, weight: Tensor, mode: NoiseMode, through: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
         """The weights of this forward pass in array units."""
         if mode == "programmed":
-<<<<<<< HEAD
-            chip = array.programmed(weight)
+            chip = self.array.programmed(weight)
             return chip if through is None else through(chip)
-=======
-            return self.array.programmed(weight)
->>>>>>> 3fa727c (Model devices: conductance pairs, programming noise, drift, 1/f and read noise)
         with torch.no_grad():
             clean = self.array.clean(weight.detach())
             return clean if mode == "off" else self.array.noisy(clean)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogize.product import Convolution, Linear, Product
+from analogize.product import Convolution, Product
 from analogize.quantize import Bound
 
 
@@ -52,7 +52,7 @@ def squared_norm(x: Tensor, weights: Tensor, product: Product) -> Tensor:
 
     Shapes: as the product's; the result has one channel where all channels see the same inputs.
     """
-    if isinstance(product, Linear):
+    if not isinstance(product, Convolution):
         norm = x.square().sum(-1, keepdim=True)
         return norm if weights.ndim > 1 else norm.squeeze(-1)
     ones = weights.new_ones(_one_channel_a_group(weights.shape, product))
