@@ -1,0 +1,272 @@
+"""A file back as a runnable analog module.
+
+The graph is followed from its outputs to its inputs. Where it reaches the output of a region's
+call, an analog operator built from the manifest stands for everything between there and the
+region's input; all else runs as digital operators.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, fx, nn
+
+from analogize.array import WeightArray
+from analogize.errors import ExportError
+from analogize.module import AnalogModule, DigitalProduct, Report
+from analogize.onnx.manifest import ConverterEntry, Manifest, RegionEntry
+from analogize.onnx.operators import OPERATORS, run
+from analogize.onnx.read import decode, load_model, read_manifest
+from analogize.ops import AnalogOp, NoiseMode, Region
+from analogize.product import Convolution, Linear, Product
+from analogize.targets import spec
+
+_MODES: dict[str, NoiseMode] = {"none": "off", "runtime": "fresh", "programmed": "programmed"}
+
+
+def load_onnx(path: str | os.PathLike[str]) -> AnalogModule:
+    """Rebuild a runnable analog module from an annotated file.
+
+    Its outputs are the file's. Noise is as in the file: off, fresh at every pass, or that of the
+    programmed chip, whose weights are then the only ones known. Weights return on their grid, not
+    as they were before quantization.
+
+    Args:
+        path: a file of ``export_onnx``, as written or after tools that keep its tensors' names.
+
+    Returns:
+        The module, in eval mode.
+
+    Raises:
+        ExportError: no such file, no manifest, tensors of a region that a tool has removed, or a
+            digital operator that cannot be run here.
+    """
+    source = str(path)
+    model = load_model(path)
+    manifest = read_manifest(model, source)
+    if manifest is None:
+        raise ExportError(
+            f"{source}: has no manifest, so converters and noise are unknown; load the file as "
+            "export_onnx() wrote it"
+        )
+    return _Loader(model, manifest, source).build()
+
+
+class _Loader:
+    def __init__(self, model: onnx.ModelProto, manifest: Manifest, source: str) -> None:
+        self.model, self.manifest, self.source = model, manifest, source
+        self.tensors = {t.name: t for t in model.graph.initializer}
+        self.producers = {
+            name: (node, index)
+            for node in model.graph.node
+            for index, name in enumerate(node.output)
+        }
+        self.calls = {c.output: (r, c.input) for r in manifest.regions for c in r.calls}
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.values: dict[str, fx.Node] = {}
+        self.results: dict[int, fx.Node] = {}
+        self.arrays: dict[str, tuple[WeightArray, str]] = {}
+        self.paths: dict[str, str] = {}
+
+    def build(self) -> AnalogModule:
+        for entry in self.manifest.regions:
+            self._operator(entry)
+        for value in self.model.graph.input:
+            if value.name not in self.tensors:
+                self.values[value.name] = self.graph.placeholder(_identifier(value.name))
+        outputs = tuple(self._value(o.name) for o in self.model.graph.output)
+        self.graph.output(outputs[0] if len(outputs) == 1 else outputs)
+        module = AnalogModule.over(self.root, self.graph)
+        digital = tuple(DigitalProduct(d.name, d.operator, d.reason) for d in self.manifest.digital)
+        module.report = Report(self.manifest.target, digital, None)
+        return module.eval()
+
+    def _value(self, name: str) -> fx.Node:
+        """The node that computes a tensor, made with everything it needs."""
+        pending = [name]
+        while pending:
+            current = pending[-1]
+            if current in self.values:
+                pending.pop()
+                continue
+            needed = [n for n in self._inputs(current) if n and n not in self.values]
+            if needed:
+                pending += needed
+            else:
+                self.values[current] = self._make(current)
+        return self.values[name]
+
+    def _inputs(self, name: str) -> list[str]:
+        if name in self.calls:
+            return [self.calls[name][1]]
+        if name in self.tensors:
+            return []
+        if name not in self.producers:
+            raise ExportError(
+                f"{self.source}: nothing computes tensor '{name}'; graph and manifest disagree, "
+                "or a tool has renamed it: load the file as export_onnx() wrote it"
+            )
+        return list(self.producers[name][0].input)
+
+    def _make(self, name: str) -> fx.Node:
+        if name in self.calls:
+            entry, source = self.calls[name]
+            weight = self.graph.get_attr(self.arrays[_owner(entry)][1])
+            return self.graph.call_module(self.paths[entry.id], (self.values[source], weight))
+        if name in self.tensors:
+            return self._constant(name, self.tensors[name])
+        node, index = self.producers[name]
+        if node.op_type == "Constant":
+            tensor = helper.get_attribute_value(node.attribute[0])
+            if not isinstance(tensor, onnx.TensorProto):
+                tensor = numpy_helper.from_array(np.asarray(tensor))
+            return self._constant(name, tensor)
+        if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+            raise ExportError(
+                f"{self.source}: node '{node.name}' is '{node.domain or 'ai.onnx'}::"
+                f"{node.op_type}', which load_onnx cannot run; it runs {', '.join(OPERATORS)}"
+            )
+        key = id(node)
+        if key not in self.results:
+            attributes = {a.name: _attribute(a) for a in node.attribute}
+            inputs = [self.values[i] if i else None for i in node.input]
+            self.results[key] = self.graph.call_function(run, (node.op_type, attributes, *inputs))
+        result = self.results[key]
+        if sum(map(bool, node.output)) == 1:
+            return result
+        return self.graph.call_function(_item, (result, index))
+
+    def _constant(self, name: str, tensor: onnx.TensorProto) -> fx.Node:
+        values = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
+        return self.graph.get_attr(self._keep(name, values))
+
+    def _keep(self, name: str, values: Tensor) -> str:
+        """Store a tensor under its name: floats as parameters, the rest as buffers."""
+        owner: nn.Module = self.root
+        *folders, last = (_identifier(part) for part in name.replace("/", ".").split("."))
+        for folder in folders:
+            if not hasattr(owner, folder):
+                owner.add_module(folder, nn.Module())
+            owner = owner.get_submodule(folder)
+        while hasattr(owner, last):
+            last += "_"
+        if values.dtype == torch.float32 and values.ndim:
+            owner.register_parameter(last, nn.Parameter(values))
+        else:
+            owner.register_buffer(last, values)
+        return ".".join([*folders, last])
+
+    def _operator(self, entry: RegionEntry) -> None:
+        product, target = _product(entry), _target(entry, self.manifest.target)
+        owner = _owner(entry)
+        if owner not in self.arrays:
+            self.arrays[owner] = self._array(entry, product, target)
+        array, parameter = self.arrays[owner]
+        region = Region(
+            name=entry.id,
+            operator=entry.kind,
+            weight=parameter,
+            weight_shape=entry.weight.shape,
+            bias=entry.bias,
+            index=len(self.paths),
+            calls=len(entry.calls),
+        )
+        op = AnalogOp(array, product, target, region)
+        for converter, known in ((op.dac, entry.dac), (op.adc, entry.adc)):
+            if known is not None:
+                converter.calibrate(*known.range)
+        op.refresh()
+        op.mode = _MODES[entry.noise.exported]
+        self.paths[entry.id] = f"analog_{len(self.paths)}"
+        self.root.add_module(self.paths[entry.id], op)
+
+    def _array(
+        self, entry: RegionEntry, product: Product, target: spec.Target
+    ) -> tuple[WeightArray, str]:
+        stored = self.tensors.get(entry.weight.initializer)
+        if stored is None:
+            raise ExportError(
+                f"{self.source}: region '{entry.id}' has lost its tensor "
+                f"'{entry.weight.initializer}'; load the file as export_onnx() wrote it"
+            )
+        raw = numpy_helper.to_array(stored)
+        weight = nn.Parameter(torch.from_numpy(decode(entry.weight, raw, self.source).copy()))
+        array = WeightArray(weight, product, target, entry.id, entry.weight.folded)
+        if entry.weight.range is not None:
+            array.range.copy_(torch.tensor(entry.weight.range))
+            array.refresh()
+        if entry.noise.exported == "programmed":
+            chip = raw.T if entry.weight.transposed and raw.ndim == 2 else raw
+            array.chip = torch.from_numpy(np.array(chip))
+        path = self._keep(entry.weight.parameter, weight.detach())
+        return array, path
+
+
+def _owner(entry: RegionEntry) -> str:
+    return entry.shares_array_with or entry.id
+
+
+def _product(entry: RegionEntry) -> Product:
+    if entry.kind == "linear":
+        return Linear()
+    values = entry.attributes
+
+    def sizes(key: str) -> tuple[int, ...]:
+        found = values.get(key, (0,))
+        return found if isinstance(found, tuple) else (found,)
+
+    groups = values["groups"]
+    assert isinstance(groups, int)
+    return Convolution(
+        entry.kind,
+        stride=sizes("stride"),
+        padding=sizes("padding"),
+        dilation=sizes("dilation"),
+        transposed="transpose" in entry.kind,
+        output_padding=sizes("output_padding"),
+        groups=groups,
+    )
+
+
+def _target(entry: RegionEntry, name: str) -> spec.Target:
+    """A target with this region's settings; its ranges are placeholders, filled in afterwards."""
+    weight, tile = entry.weight, entry.tiles.tile
+    return spec.Target(
+        name=name,
+        weights=spec.Weights(
+            range=None if weight.range is None else spec.FixedRange(min=-1.0, max=1.0),
+            bits=weight.bits,
+            granularity=weight.granularity,
+            grid=weight.grid,
+        ),
+        noise=entry.noise.models,
+        dac=_converter(entry.dac),
+        adc=_converter(entry.adc),
+        array=None if tile is None else spec.Array(rows=tile[0], cols=tile[1]),
+    )
+
+
+def _converter(entry: ConverterEntry | None) -> spec.Converter:
+    if entry is None:
+        return spec.Converter()
+    return spec.Converter(bits=entry.bits, grid=entry.grid)
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    return list(value) if attribute.type == onnx.AttributeProto.INTS else value
+
+
+def _item(values: tuple[Any, ...], index: int) -> Any:
+    return values[index]
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
