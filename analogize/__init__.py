@@ -25,6 +25,13 @@ from analogize.summary import Summary, summary
 from analogize.targets.spec import Target
 
 if TYPE_CHECKING:
+    from analogize.analyze import (
+        assign,
+        bias_variance,
+        compare,
+        mutual_information,
+        sensitivity,
+    )
     from analogize.distillation import Distillation, TrainingNoise
     from analogize.evaluation import Evaluation
     from analogize.montecarlo import evaluate
@@ -39,17 +46,22 @@ __all__ = [
     "Target",
     "TrainingNoise",
     "analogize",
+    "assign",
+    "bias_variance",
     "calibrate",
     "clip_weights",
+    "compare",
     "distill",
     "distillation_loss",
     "erase",
     "evaluate",
+    "mutual_information",
     "noise_level",
     "noise_mode",
     "program",
     "recalibrate",
     "regions",
+    "sensitivity",
     "summary",
     "train_robust",
 ]
@@ -60,8 +72,13 @@ _ON_FIRST_USE = {
     "Distillation": "analogize.distillation",
     "Evaluation": "analogize.evaluation",
     "TrainingNoise": "analogize.distillation",
+    "assign": "analogize.analyze",
+    "bias_variance": "analogize.analyze",
+    "compare": "analogize.analyze",
     "distill": "analogize.train",
     "evaluate": "analogize.montecarlo",
+    "mutual_information": "analogize.analyze",
+    "sensitivity": "analogize.analyze",
     "train_robust": "analogize.train",
 }
 
