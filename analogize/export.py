@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from analogize.calls import Call, example_call
@@ -56,7 +56,7 @@ class Exported:
 
 
 def export_onnx(
-    model: AnalogModule,
+    model: nn.Module,
     path: str | os.PathLike[str],
     sample: Any,
     form: Form = "flat",
@@ -101,7 +101,7 @@ def export_onnx(
         CalibrationError: a converter has bits and no range.
         ChipError: ``"programmed"`` without a valid chip.
     """
-    _check(model, form, arithmetic, weights, opset)
+    rewritten = _check(model, form, arithmetic, weights, opset)
     kind, seed = _noise(noise)
     call = example_call(sample)
     _check_sample(call)
@@ -109,12 +109,12 @@ def export_onnx(
     if arithmetic != "float" and weights == "auto":
         # Integer kernels take 8-bit operands only.
         storage = "int8"
-    plans = plan_regions(model, _called(model), kind, seed, storage)
+    plans = plan_regions(rewritten, _called(rewritten), kind, seed, storage)
     exact_batchnorm = kind == "none" and all(p.max_accumulator is not None for p in plans)
     traced = trace(
-        model, call, dynamic_batch=dynamic_batch, opset=opset, exact_batchnorm=exact_batchnorm
+        rewritten, call, dynamic_batch=dynamic_batch, opset=opset, exact_batchnorm=exact_batchnorm
     )
-    target = model.report.target if model.report is not None else "unknown"
+    target = rewritten.report.target if rewritten.report is not None else "unknown"
     manifest = assemble(traced, plans, target, form, arithmetic)
     files = write(traced.model, path, external_above)
     return Exported(Path(path), files, manifest)
@@ -130,7 +130,7 @@ def _called(model: AnalogModule) -> tuple[AnalogOp, ...]:
     return tuple(found)
 
 
-def _check(model: Any, form: str, arithmetic: str, weights: str, opset: int) -> None:
+def _check(model: nn.Module, form: str, arithmetic: str, weights: str, opset: int) -> AnalogModule:
     if not isinstance(model, AnalogModule) or not operators(model):
         raise ExportError(
             f"{type(model).__name__} has no analog regions; rewrite it with analogize() first"
@@ -145,6 +145,7 @@ def _check(model: Any, form: str, arithmetic: str, weights: str, opset: int) -> 
             f"opset {opset!r} is not supported; use {_OPSETS[0]} to {_OPSETS[-1]} (4-bit types "
             "begin with 21)"
         )
+    return model
 
 
 def _noise(noise: Any) -> tuple[NoiseKind, int | None]:

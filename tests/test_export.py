@@ -239,7 +239,7 @@ def test_bad_arguments_are_refused_and_leave_no_file(path: Path, tmp_path: Path)
     with pytest.raises(ExportError, match="does not exist"):
         export_onnx(model, tmp_path / "nowhere" / "model.onnx", x)
     with pytest.raises(ExportError, match="no analog regions"):
-        export_onnx(DigitsNet(), path, x)  # type: ignore[arg-type]
+        export_onnx(DigitsNet(), path, x)
     with pytest.raises(CalibrationError, match="without a range"):
         export_onnx(analogize(DigitsNet(), "pcm_8bit"), path, x)
     assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from analogize.calls import Call
 from analogize.capture import require_captured_value
+from analogize.digital_nodes import product_of
 from analogize.errors import ExportError
 from analogize.module import AnalogModule, DigitalProduct
 from analogize.onnx.manifest import DOMAIN
@@ -158,7 +159,7 @@ def _prepare(
         elif _is_stock_batchnorm(owner):
             wrapper = _ScaleShift(owner, exact_batchnorm)
             _call_instead(graph, node, extra, wrapper, node.args or tuple(node.kwargs.values()))
-        elif (product := _digital_product(node, known)) is not None:
+        elif (product := product_of(node, known)) is not None:
             path = f"{DIGITAL_SCOPE}{len(products)}"
             products.append(product)
             extra[path] = _Scope(node, owner)
@@ -198,21 +199,6 @@ def _call_instead(
         call = graph.call_module(path, tuple(args))
     node.replace_all_uses_with(call)
     graph.erase_node(node)
-
-
-def _digital_product(node: fx.Node, known: dict[str, DigitalProduct]) -> DigitalProduct | None:
-    """The product that ``node`` computes; node metadata may have been lost, names are kept."""
-    if node.op not in ("call_module", "call_function", "call_method"):
-        return None
-    record = node.meta.get("analog")
-    candidates = [getattr(record, "name", None), node.name, str(node.target)]
-    weights = [str(a.target) for a in node.all_input_nodes if a.op == "get_attr"]
-    candidates += [w.removesuffix(".weight") for w in weights if node.op == "call_function"]
-    product = next((known[c] for c in candidates if c in known), None)
-    if product is None or node.op == "call_module":
-        return product
-    function = getattr(node.target, "__name__", str(node.target))
-    return product if function == product.operator or record is not None else None
 
 
 class _Placeholder(nn.Module):
