@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     )
     from analogize.distillation import Distillation, TrainingNoise
     from analogize.evaluation import Evaluation
+    from analogize.export import Exported, export_onnx
     from analogize.montecarlo import evaluate
+    from analogize.onnx.load import load_onnx
+    from analogize.onnx.read import OnnxRegion, read_regions
     from analogize.train import distill, train_robust
 
 __all__ = [
@@ -42,6 +45,8 @@ __all__ = [
     "AnalogizeError",
     "Distillation",
     "Evaluation",
+    "Exported",
+    "OnnxRegion",
     "Summary",
     "Target",
     "TrainingNoise",
@@ -55,10 +60,13 @@ __all__ = [
     "distillation_loss",
     "erase",
     "evaluate",
+    "export_onnx",
+    "load_onnx",
     "mutual_information",
     "noise_level",
     "noise_mode",
     "program",
+    "read_regions",
     "recalibrate",
     "regions",
     "sensitivity",
@@ -71,13 +79,18 @@ __all__ = [
 _ON_FIRST_USE = {
     "Distillation": "analogize.distillation",
     "Evaluation": "analogize.evaluation",
+    "Exported": "analogize.export",
+    "OnnxRegion": "analogize.onnx.read",
     "TrainingNoise": "analogize.distillation",
     "assign": "analogize.analyze",
     "bias_variance": "analogize.analyze",
     "compare": "analogize.analyze",
     "distill": "analogize.train",
     "evaluate": "analogize.montecarlo",
+    "export_onnx": "analogize.export",
+    "load_onnx": "analogize.onnx.load",
     "mutual_information": "analogize.analyze",
+    "read_regions": "analogize.onnx.read",
     "sensitivity": "analogize.analyze",
     "train_robust": "analogize.train",
 }

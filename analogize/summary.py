@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from io import StringIO
+from pathlib import Path
 from math import ceil
 
 from rich.console import Console
@@ -51,12 +53,14 @@ class Summary:
         rows: every analog region, in the order of the graph.
         digital: every product left digital, with its reason.
         total_macs: multiply-accumulates of the whole model on the example, or None if unknown.
+        model: what was summed up, for ``draw``.
     """
 
     target: str
     rows: tuple[RegionRow, ...]
     digital: tuple[DigitalProduct, ...]
     total_macs: int | None
+    model: nn.Module = field(repr=False, compare=False)
 
     @property
     def analog_macs(self) -> int | None:
@@ -81,6 +85,12 @@ class Summary:
                 "(pass example_inputs or calibration for shares of the work)"
             )
         return f"converted {self.converted_share:.2%} of multiply-accumulates; left digital: {left}"
+
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Draw the graph as an SVG, analog regions in colour; see ``analogize.draw``."""
+        from analogize.draw import draw
+
+        return draw(self.model, path)
 
     def __str__(self) -> str:
         stream = StringIO()
@@ -144,7 +154,7 @@ def summary(model: nn.Module) -> Summary:
         )
     owners: dict[int, str] = {}
     rows = tuple(_row(op, owners) for op in operators(model))
-    return Summary(report.target, rows, report.digital, report.total_macs)
+    return Summary(report.target, rows, report.digital, report.total_macs, model)
 
 
 def _row(op: AnalogOp, owners: dict[int, str]) -> RegionRow:

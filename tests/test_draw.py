@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from analogize import analogize
+from analogize import analogize, summary
 from analogize.draw import draw
 from analogize.errors import AnalogizeError, ExportError
 from analogize.models import DigitsNet, cifar_resnet32
@@ -18,7 +18,7 @@ SPACE = "{http://www.w3.org/2000/svg}"
 
 def test_every_region_is_drawn_once(tmp_path: Path) -> None:
     model = analogize(cifar_resnet32().eval(), "pcm_4bit", digital=["fc"])
-    root = ElementTree.parse(draw(model, tmp_path / "graph.svg")).getroot()
+    root = ElementTree.parse(summary(model).draw(tmp_path / "graph.svg")).getroot()
     kinds = [g.get("data-kind") for g in root.iter(f"{SPACE}g")]
     assert kinds.count("analog") == 31
     assert kinds.count("declined") == 1
