@@ -17,6 +17,8 @@ from typer.core import TyperGroup
 from analogize.cli import targets
 from analogize.cli.demo import demo_command
 from analogize.cli.evaluate import evaluate_command
+from analogize.cli.export import export_command
+from analogize.cli.inspect import inspect_command
 from analogize.errors import AnalogizeError
 
 
@@ -39,6 +41,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
+app.command("inspect")(inspect_command)
 app.add_typer(targets.app, name="targets")
 
 
