@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from io import StringIO
-from pathlib import Path
 from math import ceil
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
