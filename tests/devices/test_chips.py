@@ -1,0 +1,298 @@
+"""Chips made of devices: programming, time, cycles, compensation and noise of each product."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from analogize import analogize, noise_level, noise_mode, program
+from analogize.devices.reading import squared_norm
+from analogize.errors import ChipError, TargetError
+from analogize.ops import operators
+from analogize.product import Convolution, Linear, Product
+from analogize.targets.spec import Target
+
+PROGRAMMING = {"model": "programming", "sigma": {"kind": "polynomial", "coefficients": [0.5]}}
+DRIFT = {
+    "model": "drift",
+    "t0": 20.0,
+    "nu_mean": {"kind": "polynomial", "coefficients": [0.06]},
+    "nu_std": {"kind": "polynomial", "coefficients": [0.0]},
+}
+
+
+def target(*noise: dict[str, Any], **more: Any) -> Target:
+    base = {
+        "name": "test",
+        "weights": {"range": {"kind": "absmax"}},
+        "conductance": {"g_max": 25.0},
+        "noise": noise,
+    }
+    return Target.model_validate(base | more)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
+
+
+def chips(analog: nn.Module) -> list[Tensor]:
+    found = [op.array.chip for op in operators(analog)]
+    return [chip for chip in found if chip is not None]
+
+
+def double(conductances: Tensor, time: float, generator: object, factor: float = 2.0) -> Tensor:
+    return conductances * factor
+
+
+def shrink(weights: Tensor, low: object, high: object, generator: object) -> Tensor:
+    return -weights / 2
+
+
+def wrong_shape(*arguments: Any) -> Tensor:
+    return torch.zeros(3)
+
+
+def test_a_seed_is_a_chip() -> None:
+    analog = analogize(model(), target(PROGRAMMING))
+    program(analog, 3)
+    first = chips(analog)
+    program(analog, 4)
+    other = chips(analog)
+    program(analog, 3)
+
+    assert all(a.equal(b) for a, b in zip(first, chips(analog), strict=True))
+    assert not any(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+def test_programming_noise_in_weight_units() -> None:
+    analog = analogize(nn.Linear(300, 300), target(PROGRAMMING))
+    program(analog, 0)
+    (op,), (chip,) = operators(analog), chips(analog)
+    weight = op.array.clean(analog.get_parameter("weight").detach())
+
+    # The off device is cut off at 0: the mean square of max(0, N(0, s)) is s^2 / 2.
+    full = float(op.array.range[1])
+    variance = (0.5 / 25 * full) ** 2 * (1 + 0.5)
+    assert float((chip - weight).std()) == pytest.approx(math.sqrt(variance), rel=0.03)
+
+
+def test_the_same_chip_later() -> None:
+    noisy_drift = DRIFT | {"nu_std": {"kind": "polynomial", "coefficients": [0.01]}}
+    analog = analogize(model(), target(PROGRAMMING, noisy_drift))
+    program(analog, 3)
+    first = chips(analog)
+    program(analog, 3, drift_time="1 day")
+    day = chips(analog)
+    program(analog, 3, drift_time=2 * 86400)
+    two_days = chips(analog)
+
+    for before, after, later in zip(first, day, two_days, strict=True):
+        # A pair's drift keeps the sign unless both devices are nearly off.
+        ratio = (after.abs().sum() / before.abs().sum()).item()
+        expected = (86420 / 20) ** -0.06
+        assert ratio == pytest.approx(expected, rel=0.05)
+        assert later.abs().sum() < after.abs().sum()
+
+
+def test_another_cycle_keeps_the_devices() -> None:
+    stuck = {"model": "stuck", "at_min": 0.2, "at_max": 0.2}
+    mapping = {"g_min": 10.0, "g_max": 25.0}  # far from the cut-off at 0
+    analog = analogize(nn.Linear(50, 50), target(PROGRAMMING, stuck, conductance=mapping))
+    program(analog, 1)
+    (first,) = chips(analog)
+    program(analog, 1, cycle=1)
+    (second,) = chips(analog)
+
+    # A weight is frozen where both of its devices are stuck, 0.4^2 of them: 400 of 2500 expected.
+    same = int((first == second).sum())
+    assert abs(same - 400) < 5 * math.sqrt(2500 * 0.16 * 0.84)
+
+
+@pytest.mark.parametrize("compensation", ["global", "column"])
+def test_compensation_undoes_a_drift_that_all_devices_share(compensation: Any) -> None:
+    analog, x = analogize(model(), target(DRIFT)), torch.randn(4, 3, 8, 8)
+    program(analog, 0)
+    first = analog(x)
+    program(analog, 0, drift_time="1 month", compensation="none")
+    drifted = analog(x)
+    program(analog, 0, drift_time="1 month", compensation=compensation)
+
+    assert_close(analog(x), first, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(drifted, first, rtol=0.1, atol=0.01)
+
+
+def test_compensation_can_be_the_targets_own() -> None:
+    analog = analogize(nn.Linear(4, 4, bias=False), target(DRIFT, compensation="global"))
+    x = torch.randn(2, 4)
+    program(analog.eval(), 0, drift_time="1 h")
+    assert_close(analog(x), x @ analog.get_parameter("weight").T, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_compensation() -> None:
+    analog = analogize(nn.Linear(4, 4), target(DRIFT))
+    with pytest.raises(ChipError, match="compensation 'all' is unknown; allowed are 'none', 'glob"):
+        program(analog, 0, compensation="all")  # type: ignore[arg-type]
+
+
+def test_a_time_beyond_the_measurements_names_region_and_model() -> None:
+    relaxation = {
+        "model": "relaxation",
+        "points": [{"time": 1.0, "sigma": {"kind": "polynomial", "coefficients": [0.5]}}],
+    }
+    analog = analogize(model(), target(relaxation))
+    with pytest.raises(
+        ChipError, match=r"'0' cannot be read 1 day after programming: noise\[0\] \(relaxation\)"
+    ):
+        program(analog, 0, drift_time="1 day")
+
+
+def test_a_curve_that_becomes_negative_is_named() -> None:
+    negative = {
+        "model": "programming",
+        "sigma": {"kind": "polynomial", "coefficients": [0.1, -1.0]},
+    }
+    analog = analogize(model(), target(negative))
+    with pytest.raises(ChipError, match="sigma is negative at a conductance of"):
+        program(analog, 0)
+
+
+def test_a_scale_for_each_column_makes_small_columns_less_noisy() -> None:
+    layer = nn.Linear(200, 2, bias=False)
+    with torch.no_grad():
+        layer.weight[0].mul_(0.01)
+    for scale, ratio in (("tensor", 1.0), ("column", 0.01)):
+        mapping = {"g_min": 10.0, "g_max": 25.0, "scale": scale}
+        analog = analogize(layer, target(PROGRAMMING, conductance=mapping))
+        program(analog, 0)
+        deviation = (chips(analog)[0] - layer.weight).std(1)
+        assert float(deviation[0] / deviation[1]) == pytest.approx(ratio, rel=0.25)
+
+
+def test_more_pairs_average() -> None:
+    layer = nn.Linear(200, 200, bias=False)
+    spreads = []
+    for pairs in (1, 4):
+        mapping = {"g_min": 10.0, "g_max": 25.0, "pairs": pairs}  # far from the cut-off at 0
+        analog = analogize(layer, target(PROGRAMMING, conductance=mapping))
+        program(analog, 0)
+        spreads.append(float((chips(analog)[0] - layer.weight).std()))
+    assert spreads[0] / spreads[1] == pytest.approx(2, rel=0.05)
+
+
+def test_fresh_noise_differs_from_pass_to_pass_and_gradients_are_clean() -> None:
+    analog = analogize(nn.Linear(6, 4, bias=False), target(PROGRAMMING)).train()
+    x = torch.randn(3, 6, requires_grad=True)
+    assert not analog(x).equal(analog(x))
+    analog(x).sum().backward()
+    expected = analog.get_parameter("weight").detach().sum(0).expand(3, 6)
+    assert_close(x.grad, expected)
+
+
+def test_a_level_cannot_be_set_on_devices() -> None:
+    analog = analogize(nn.Linear(4, 4), target(PROGRAMMING))
+    with (
+        pytest.raises(ChipError, match="'programming' has no level"),
+        noise_level(analog, 0.1),
+    ):
+        pass
+
+
+CONV = Convolution("conv2d", (2, 1), (1, 0), (1, 2), groups=2)
+TRANSPOSED = Convolution("conv_transpose1d", (2,), (1,), (1,), True, (1,), groups=3)
+
+
+@pytest.mark.parametrize(
+    ("product", "x", "w"),
+    [
+        (Linear(), (5, 3, 7), (4, 7)),
+        (Linear(), (5, 7), (7,)),
+        (CONV, (2, 4, 6, 7), (6, 2, 3, 2)),
+        (CONV, (4, 6, 7), (6, 2, 3, 2)),
+        (TRANSPOSED, (2, 6, 5), (6, 2, 3)),
+    ],
+)
+def test_squared_norm(product: Product, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    """The variance of a product with unit-variance weights, from one weight at a time."""
+    inputs, weights = torch.randn(x), torch.zeros(w)
+    expected = torch.zeros_like(product.forward(inputs, weights))
+    for index in range(weights.numel()):
+        one = torch.zeros(w)
+        one.view(-1)[index] = 1.0
+        expected += product.forward(inputs, one).square()
+
+    found = squared_norm(inputs, weights, product)
+
+    assert_close(found.expand_as(expected), expected)
+
+
+@pytest.mark.parametrize(
+    ("noise", "variance"),
+    [
+        ({"additive": 0.02}, lambda x, w, width: (0.02 * width) ** 2 * x.square().sum()),
+        ({"multiplicative": 0.1}, lambda x, w, width: 0.01 * (x.square() @ w.square().T)),
+    ],
+)
+def test_read_noise_is_drawn_for_every_product_of_a_programmed_chip(
+    noise: dict[str, float], variance: Any
+) -> None:
+    analog = analogize(nn.Linear(50, 3, bias=False), target({"model": "read", **noise})).eval()
+    program(analog, 0)
+    weight, x = analog.get_parameter("weight").detach(), torch.randn(50)
+
+    y = analog(x.expand(20_000, 50))
+
+    expected = variance(x, weight, 2 * weight.abs().max()).expand(3).sqrt()
+    # Five standard errors of 20 000 draws: 5 / sqrt(4e4) = 2.5 %.
+    assert_close(y.std(0), expected, rtol=0.025, atol=0)
+    with noise_mode(analog, "off"):
+        assert_close(analog(x), weight @ x)
+
+
+def test_output_noise_refers_to_the_adc() -> None:
+    adc = {"bits": 12, "range": {"kind": "fixed", "min": -4.0, "max": 4.0}}
+    analog = analogize(
+        nn.Linear(50, 3, bias=False), target({"model": "output", "std": 0.01}, adc=adc)
+    ).eval()
+    y = analog(torch.zeros(20_000, 50))
+
+    assert float(y.std()) == pytest.approx(0.01 * 8, rel=0.015)  # 5 / sqrt(1.2e5)
+
+
+def test_custom_noise_on_devices_and_weights() -> None:
+    layer, here = nn.Linear(4, 4, bias=False), __name__
+    devices = {"model": "custom", "function": f"{here}:double", "on": "devices"}
+    analog = analogize(layer, target(devices | {"parameters": {"factor": 3.0}}))
+    program(analog, 0)
+    assert_close(chips(analog)[0], layer.weight.detach() * 3)
+
+    weights = {"model": "custom", "function": f"{here}:shrink"}
+    analog = analogize(layer, target(weights))
+    program(analog, 0)
+    assert_close(chips(analog)[0], layer.weight.detach() / 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no.such.module:f", "tried to import the module 'no.such.module'.*ModuleNotFoundError"),
+        ("math:no_such", "tried .*'math' and to take 'no_such' from it: AttributeError"),
+        ("math:pi", "'math:pi' is float, which cannot be called"),
+        ("my_noise", "tried the entry points of the group 'analogize.noise' .*'package.module:f"),
+    ],
+)
+def test_custom_noise_that_cannot_be_loaded(function: str, message: str) -> None:
+    analog = analogize(nn.Linear(4, 4), target({"model": "custom", "function": function}))
+    with pytest.raises(TargetError, match=message):
+        program(analog, 0)
+
+
+@pytest.mark.parametrize("on", ["weights", "devices"])
+def test_custom_noise_of_a_wrong_shape(on: str) -> None:
+    noise = {"model": "custom", "function": f"{__name__}:wrong_shape", "on": on}
+    analog = analogize(nn.Linear(4, 4), target(noise))
+    with pytest.raises((ChipError, TargetError), match=r"must return .* not \(3,\)"):
+        program(analog, 0)
