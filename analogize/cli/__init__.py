@@ -19,6 +19,7 @@ from analogize.cli.demo import demo_command
 from analogize.cli.evaluate import evaluate_command
 from analogize.cli.export import export_command
 from analogize.cli.inspect import inspect_command
+from analogize.cli.report import report_command
 from analogize.errors import AnalogizeError
 
 
@@ -43,6 +44,7 @@ app.command("demo")(demo_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("inspect")(inspect_command)
+app.command("report")(report_command)
 app.add_typer(targets.app, name="targets")
 
 
