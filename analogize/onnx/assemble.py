@@ -42,6 +42,7 @@ def assemble(
     model = traced.model
     digital = _digital_nodes(model.graph, traced.digital)
     _clear_metadata(model)
+    _restore_names(model.graph, traced.paths)
     writer = _Writer(model, form, arithmetic)
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == PLACEHOLDER:
@@ -222,6 +223,15 @@ def _clear_metadata(model: ir.Model) -> None:
         value.doc_string = None
 
 
+def _restore_names(graph: ir.Graph, paths: dict[str, str]) -> None:
+    """Give parameters inside the exporter's own wrappers the names they have in the model."""
+    for value in list(graph.initializers.values()):
+        name = value.name or ""
+        for wrapper, path in paths.items():
+            if name.startswith(f"{wrapper}."):
+                value.name = path + name.removeprefix(wrapper)
+
+
 def _digital_nodes(
     graph: ir.Graph, products: tuple[DigitalProduct, ...]
 ) -> list[tuple[DigitalProduct, list[ir.Node]]]:
@@ -231,7 +241,9 @@ def _digital_nodes(
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "[]"))
         for scope in scopes:
             if str(scope).startswith(DIGITAL_SCOPE):
-                found[int(str(scope).removeprefix(DIGITAL_SCOPE))][1].append(node)
+                number = str(scope).removeprefix(DIGITAL_SCOPE).partition(".")[0]
+                found[int(number)][1].append(node)
+                break
     return found
 
 

@@ -16,7 +16,8 @@ _EXACT_OPERATORS = frozenset(
         *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape"),
         *("DepthToSpace", "Div", "Dropout", "Equal", "Expand", "Flatten", "Floor", "Gather"),
         *("Greater", "GreaterOrEqual", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Max"),
-        *("MaxPool", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Range", "Relu", "Reshape"),
+        *("MaxPool", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Range", "Relu"),
+        *("ReduceMax", "ReduceMin", "Reshape"),
         *("Round", "Shape", "Sign", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub"),
         *("Tile", "Transpose", "Unsqueeze", "Where"),
     }

@@ -42,11 +42,13 @@ class Traced:
         model: ONNX with placeholder nodes ``ai.analogize::AnalogCall`` (attribute ``region``).
         operators: the analog operator of each region number.
         digital: the digital product of each scope number.
+        paths: the model's own path of each module that was wrapped.
     """
 
     model: ir.Model
     operators: tuple[AnalogOp, ...]
     digital: tuple[DigitalProduct, ...]
+    paths: dict[str, str]
 
 
 def trace(
@@ -58,9 +60,9 @@ def trace(
         ExportError: torch cannot export the model, or not with a dynamic batch.
     """
     with _eval_mode(module), torch.no_grad():
-        prepared, operators, digital = _prepare(module, exact_batchnorm)
+        prepared, operators, digital, paths = _prepare(module, exact_batchnorm)
         program = _export(prepared, call, dynamic_batch, opset)
-    return Traced(program.model, operators, digital)
+    return Traced(program.model, operators, digital, paths)
 
 
 @contextmanager
@@ -141,11 +143,12 @@ def _dynamic(value: Any, batch: Any) -> Any:
 
 def _prepare(
     module: AnalogModule, exact_batchnorm: bool
-) -> tuple[fx.GraphModule, tuple[AnalogOp, ...], tuple[DigitalProduct, ...]]:
+) -> tuple[fx.GraphModule, tuple[AnalogOp, ...], tuple[DigitalProduct, ...], dict[str, str]]:
     """The graph with placeholders, explicit BatchNorm and scoped digital products."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     extra: dict[str, nn.Module] = {}
+    paths: dict[str, str] = {}
     operators: list[AnalogOp] = []
     products: list[DigitalProduct] = []
     known = {} if module.report is None else {d.name: d for d in module.report.digital}
@@ -158,11 +161,14 @@ def _prepare(
             _call_instead(graph, node, extra, wrapper, (node.args[0], *node.args[2:]))
         elif _is_stock_batchnorm(owner):
             wrapper = _ScaleShift(owner, exact_batchnorm)
+            paths[f"{_MODULE_SCOPE}{len(extra)}"] = str(node.target)
             _call_instead(graph, node, extra, wrapper, node.args or tuple(node.kwargs.values()))
         elif (product := product_of(node, known)) is not None:
             path = f"{DIGITAL_SCOPE}{len(products)}"
             products.append(product)
             extra[path] = _Scope(node, owner)
+            if owner is not None:
+                paths[f"{path}.owner"] = str(node.target)
             operands = tuple(node.args), dict(node.kwargs)
             with graph.inserting_before(node):
                 replacement = graph.call_module(path, *operands)
@@ -173,7 +179,7 @@ def _prepare(
     for node in [n for n in graph.nodes if n.op == "get_attr" and not n.users]:
         graph.erase_node(node)
     root: dict[str, Any] = {**_referenced(module, graph), **extra}
-    return fx.GraphModule(root, graph), tuple(operators), tuple(products)
+    return fx.GraphModule(root, graph), tuple(operators), tuple(products), paths
 
 
 def _referenced(module: nn.Module, graph: fx.Graph) -> dict[str, Any]:
