@@ -40,7 +40,7 @@ class Assignment(Result):
 
     Attributes:
         digital: Regions to keep digital, besides the target's own choices.
-        digital_macs: Their multiply-accumulates.
+        digital_macs: Their multiply-accumulates for one sample.
         total_macs: Those of all regions of the analog model.
         baseline: Accuracy of the digital model.
         drop: Mean drop on the chips of the final test.
@@ -49,7 +49,7 @@ class Assignment(Result):
         confidence: Stated for ``bound``, all candidates tested taken into account.
         chips: Chips of the final test.
         tested: Candidates tested on fresh chips, the accepted one included.
-        optimal: Whether every cheaper subset was tried; else the search was greedy.
+        optimal: Whether every cheaper subset was measured and failed; else the search was greedy.
         fragment: A target file that extends the target by this assignment.
     """
 
@@ -105,11 +105,11 @@ def assign(
             f"0.5 and 1, and instances ({instances}) be at least 2"
         )
     loaded = load_target(target)
-    example = unpack(next(iter(data)), 0, next(model.parameters()).device)[0]
+    example, _, samples = unpack(next(iter(data)), 0, next(model.parameters()).device)
     analog = analogize(
         model.eval(), loaded, calibration, example_inputs=dict(example.kwargs) or example.args
     )
-    macs = {op.region.name: op.region.macs or 0 for op in operators(analog)}
+    macs = {op.region.name: (op.region.macs or 0) // samples for op in operators(analog)}
 
     def drops(names: Sequence[str], run: int, chips: int = instances) -> list[float]:
         with digital_regions(analog, names):
