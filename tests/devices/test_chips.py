@@ -243,7 +243,7 @@ def test_read_noise_is_drawn_for_every_product_of_a_programmed_chip(
     program(analog, 0)
     weight, x = analog.get_parameter("weight").detach(), torch.randn(50)
 
-    y = analog(x.expand(20_000, 50))
+    y = analog(x.expand(20_000, 50)).detach()
 
     expected = variance(x, weight, 2 * weight.abs().max()).expand(3).sqrt()
     # Five standard errors of 20 000 draws: 5 / sqrt(4e4) = 2.5 %.
@@ -257,7 +257,7 @@ def test_output_noise_refers_to_the_adc() -> None:
     analog = analogize(
         nn.Linear(50, 3, bias=False), target({"model": "output", "std": 0.01}, adc=adc)
     ).eval()
-    y = analog(torch.zeros(20_000, 50))
+    y = analog(torch.zeros(20_000, 50)).detach()
 
     assert float(y.std()) == pytest.approx(0.01 * 8, rel=0.015)  # 5 / sqrt(1.2e5)
 
