@@ -67,7 +67,7 @@ class Recipe:
 
 RECIPES: Final = {
     "digits": Recipe(DigitsNet, 20, 50, batch_size=64, rate=3e-3, tuning_rate=1e-2),
-    "mnist": Recipe(LeNet5, 3, 20, batch_size=128, rate=3e-3, tuning_rate=1e-2),
+    "mnist": Recipe(LeNet5, 3, 10, batch_size=128, rate=3e-3, tuning_rate=1e-2),
 }
 
 
