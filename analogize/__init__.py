@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         assign,
         bias_variance,
         compare,
+        mismatch,
         mutual_information,
         sensitivity,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "load_onnx",
+    "mismatch",
     "mutual_information",
     "noise_level",
     "noise_mode",
@@ -89,6 +91,7 @@ _ON_FIRST_USE = {
     "evaluate": "analogize.montecarlo",
     "export_onnx": "analogize.export",
     "load_onnx": "analogize.onnx.load",
+    "mismatch": "analogize.analyze",
     "mutual_information": "analogize.analyze",
     "read_regions": "analogize.onnx.read",
     "sensitivity": "analogize.analyze",

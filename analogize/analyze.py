@@ -13,6 +13,7 @@ from analogize.estimate import Estimate
 from analogize.information import Information, InformationRow, mutual_information
 from analogize.pairing import Comparison, Difference, compare
 from analogize.ranking import RegionCost, Sensitivity, sensitivity
+from analogize.training_levels import Mismatch, mismatch
 
 __all__ = [
     "Assignment",
@@ -23,11 +24,13 @@ __all__ = [
     "Estimate",
     "Information",
     "InformationRow",
+    "Mismatch",
     "RegionCost",
     "Sensitivity",
     "assign",
     "bias_variance",
     "compare",
+    "mismatch",
     "mutual_information",
     "sensitivity",
 ]
