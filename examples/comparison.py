@@ -52,7 +52,7 @@ def options(description: str, etas: Sequence[float], out: str) -> argparse.Argum
     parser.add_argument("--device", default="auto", help="Lightning's accelerator: cpu, gpu, auto")
     parser.add_argument("--precision", default="32-true", help="Lightning's precision")
     parser.add_argument("--target", help="a target's name or YAML file; the paper's by default")
-    parser.add_argument("--etas", type=float, nargs="+", default=list(etas), help="noise levels")
+    parser.add_argument("--etas", type=float, nargs="+", default=list(etas), help="noise levels, in this order")
     parser.add_argument("--instances", type=int, default=50, help="chips a level")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use so many images a split (to try it out)")
@@ -95,8 +95,7 @@ class Comparison:
         out = Path(self.args.out)
         plain = self._evaluate(self.base, [0.0, *sorted(self.args.etas)], "no-retraining")
         rows = [{"method": NO_RETRAINING, **row} for row in plain.to_rows()]
-        # The largest level first: it is the hardest, and the first to tell.
-        for eta in sorted(self.args.etas, reverse=True):
+        for eta in self.args.etas:
             for method, alpha in METHODS.items():
                 rows += self._retrained(method, alpha, eta)
                 self._write(out, rows, started)
