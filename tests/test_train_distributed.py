@@ -25,8 +25,8 @@ class Record(L.Callback):
     def on_fit_start(self, trainer, module):
         op = operators(module.student)[0]
         noisy = op.array.noisy
-        def seen(clean, generator=None):
-            drawn = noisy(clean, generator)
+        def seen(clean, generator=None, reading=None):
+            drawn = noisy(clean, generator, reading)
             if generator is None:
                 self.noise.append((drawn - clean).detach().clone())
             return drawn
