@@ -224,7 +224,7 @@ class WeightArray(FixedRange):
 
     def _simulate(self, clean: Tensor, reading: Reading) -> Tensor:
         assert self.conductance is not None, "the target's schema asks for it"
-        full = full_scale(clean, *self._span())
+        full = self.full
         if self.conductance.scale == "column":
             largest = per_channel(self.product, clean).abs().amax(1)
             # A column of zeros has no scale of its own.
@@ -237,6 +237,11 @@ class WeightArray(FixedRange):
         if grid is None:
             return self.limits or (float("nan"), float("nan"))
         return grid.range if self.folded else (grid.low, grid.high)
+
+    @property
+    def full(self) -> Bound:
+        """The end of the range that is farther from zero, in array units, against the weights."""
+        return full_scale(*self._span())
 
     @property
     def width(self) -> Bound:

@@ -134,7 +134,7 @@ _SILENT: dict[type, tuple[str, ...]] = {
     FixedSNRNoise: ("ratio",),
     VariationNoise: ("std",),
     StuckNoise: ("at_min", "at_max"),
-    ReadNoise: ("additive", "multiplicative"),
+    ReadNoise: ("additive", "multiplicative", "sigma"),
     OutputNoise: ("std",),
 }
 

@@ -6,7 +6,6 @@ arithmetic is in crossbar.py.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 from analogize.array import WeightArray
 from analogize.converter import Converter
 from analogize.crossbar import Differentiable, Dtypes, Stages, infer
-from analogize.devices.reading import Disturbance
+from analogize.devices.reading import Disturbance, disturbance
 from analogize.errors import CalibrationError
 from analogize.expression import Expression
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
-from analogize.targets.noise import OutputNoise, ReadNoise
 from analogize.targets.spec import Target
 
 NoiseMode = Literal["off", "fresh", "programmed"]
@@ -127,19 +125,9 @@ class AnalogOp(nn.Module):
 
     def _disturbance(self) -> Disturbance | None:
         """The noise that every product draws anew; None without any."""
-        reads = [m for m in self.array.noise if isinstance(m, ReadNoise)]
-        outputs = [m for m in self.array.noise if isinstance(m, OutputNoise)]
-        step, adc = self._stages.step, self._stages
-        additive = math.hypot(*(m.additive for m in reads))
-        multiplicative = math.hypot(*(m.multiplicative for m in reads))
-        output = math.hypot(*(m.std for m in outputs))
-        if not additive + multiplicative + output:
-            return None
-        return Disturbance(
-            additive=additive * self.array.width if additive else 0.0,
-            multiplicative=multiplicative,
-            output=0.0 if step is None or not output else output * (adc.y_high - adc.y_low) * step,
-        )
+        stages, array = self._stages, self.array
+        adc_range = 0.0 if stages.step is None else (stages.y_high - stages.y_low) * stages.step
+        return disturbance(array.noise, array.width, adc_range, array.conductance, array.full)
 
     @property
     def is_exact(self) -> bool:

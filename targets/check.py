@@ -45,6 +45,9 @@ def check_devices(target: Target) -> None:
     conductance = target.conductance
     late: str | None = None
     for index, model in enumerate(target.noise):
+        if isinstance(model, ReadNoise) and model.sigma is not None and conductance is None:
+            reason = "it is a curve over conductances, so give the target 'conductance'"
+            raise refuse(f"noise.{index}.sigma", reason)
         if not acts_on_devices(model):
             continue
         if isinstance(model, _PROGRAMMING) and late is not None:

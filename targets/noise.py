@@ -199,15 +199,20 @@ class StuckNoise(Spec):
 class ReadNoise(Spec):
     """Weight noise drawn anew for every input vector of every product.
 
-    sigma_w^2 = (additive (W_max - W_min))^2 + (multiplicative w)^2, on the weights of the chip.
+    sigma_w^2 = (additive (W_max - W_min))^2 + (multiplicative w)^2, on the weights of the chip, and
+    for each device of a pair sigma(G)^2 at the conductance that the chip's weight stands for.
     """
 
     model: Literal["read"] = "read"
     additive: Level = Field(default=0.0, description="Share of W_max - W_min.")
     multiplicative: Level = Field(default=0.0, description="Share of the weight itself.")
+    sigma: Curve | None = Field(
+        default=None, description="Standard deviation of each device over its conductance."
+    )
 
     def __str__(self) -> str:
-        return f"read noise {max(self.additive, self.multiplicative):g}"
+        shares = max(self.additive, self.multiplicative)
+        return f"read noise {shares:g}" if shares else "read noise"
 
 
 class OutputNoise(Spec):

@@ -44,7 +44,7 @@ def list_targets() -> None:
     table.add_column("technology")
     for column in ("weights", "DAC", "ADC"):
         table.add_column(column, justify="right")
-    table.add_column("noise", no_wrap=True)
+    table.add_column("noise", overflow="fold")
     table.add_column("description", ratio=1)
     for target in map(load_target, names()):
         bits = (target.weights.bits, target.dac.bits, target.adc.bits)

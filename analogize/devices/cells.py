@@ -203,9 +203,8 @@ _STEPS: dict[type, Callable[[Any, Cells, Conductance, Reading, str], Cells]] = {
 }
 
 
-def full_scale(weights: Tensor, low: Bound, high: Bound) -> Bound:
-    """The end of the range [low, high] that is farther from zero."""
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        ends = torch.maximum(torch.as_tensor(low).abs(), torch.as_tensor(high).abs())
-        return ends.to(weights.device, weights.dtype)
-    return max(abs(low), abs(high))
+def full_scale(low: Bound, high: Bound) -> Bound:
+    """The magnitude of the end of the range [low, high] that is farther from zero."""
+    if isinstance(low, Tensor) and isinstance(high, Tensor):
+        return torch.maximum(low.abs(), high.abs())
+    return max(abs(float(low)), abs(float(high)))

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from analogize.devices.curves import evaluate
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
+from analogize.targets.conductance import Conductance
+from analogize.targets.curve import Curve
+from analogize.targets.noise import NoiseModel, OutputNoise, ReadNoise
+
+
+@dataclass(frozen=True)
+class CellNoise:
+    """Read noise of single devices: the variance of each weight, in squared array units.
+
+    One device of a pair holds the weight, the other one is at g_min; ``pairs`` pairs average.
+
+    Attributes:
+        sigmas: standard deviations over the conductance; independent, so variances add up.
+        conductance: the mapping.
+        full: the weight that takes the whole conductance range, in array units.
+    """
+
+    sigmas: tuple[Curve, ...]
+    conductance: Conductance
+    full: Bound
+
+    def variance(self, weights: Tensor) -> Tensor:
+        """Shapes: as ``weights``, which are a chip's, in array units."""
+        mapping = self.conductance
+        unit = self.full / (mapping.g_max - mapping.g_min)
+        held = weights.abs() / unit + mapping.g_min
+        off = held.new_full((), mapping.g_min)
+        total = weights.new_zeros(())
+        for sigma in self.sigmas:
+            total = total + evaluate(sigma, held).square() + evaluate(sigma, off).square()
+        return total * (unit**2 / mapping.pairs)
 
 
 @dataclass(frozen=True)
@@ -22,11 +56,13 @@ class Disturbance:
         additive: standard deviation of each weight, viewed against the output; 0 for none.
         multiplicative: share of each weight that its deviation has; 0 for none.
         output: standard deviation of the accumulated output; 0 for none.
+        cells: read noise of single devices, or None.
     """
 
     additive: Bound = 0.0
     multiplicative: float = 0.0
     output: Bound = 0.0
+    cells: CellNoise | None = None
 
     def __call__(self, acc: Tensor, x: Tensor, weights: Tensor, product: Product) -> Tensor:
         """``acc`` with one draw of the noise added, in place.
@@ -40,11 +76,46 @@ class Disturbance:
         variance: Bound = self.output**2
         if isinstance(self.additive, Tensor) or self.additive:
             variance = variance + self.additive**2 * squared_norm(x, weights, product)
-        if self.multiplicative:
-            squares = product.forward(x.square(), weights.square())
-            variance = variance + self.multiplicative**2 * squares
+        if self.multiplicative or self.cells is not None:
+            of_weights = self.multiplicative**2 * weights.square()
+            if self.cells is not None:
+                of_weights = of_weights + self.cells.variance(weights)
+            variance = variance + product.forward(x.square(), of_weights)
         sigma = variance.sqrt() if isinstance(variance, Tensor) else variance**0.5
         return acc.add_(torch.randn_like(acc).mul_(sigma))
+
+
+def disturbance(
+    noise: Sequence[NoiseModel],
+    width: Bound,
+    adc_range: Bound,
+    conductance: Conductance | None,
+    full: Bound,
+) -> Disturbance | None:
+    """What ``noise`` makes of every product; None where nothing is drawn at products.
+
+    Args:
+        noise: a target's noise models; those that do not act on products are passed over.
+        width: W_max - W_min in array units, viewed against the output.
+        adc_range: Y_max - Y_min in accumulated array units.
+        conductance: the mapping, or None.
+        full: the weight that takes the whole conductance range, in array units.
+    """
+    reads = [m for m in noise if isinstance(m, ReadNoise)]
+    outputs = [m for m in noise if isinstance(m, OutputNoise)]
+    additive = math.hypot(*(m.additive for m in reads))
+    multiplicative = math.hypot(*(m.multiplicative for m in reads))
+    output = math.hypot(*(m.std for m in outputs))
+    sigmas = tuple(m.sigma for m in reads if m.sigma is not None)
+    cells = CellNoise(sigmas, conductance, full) if sigmas and conductance is not None else None
+    if not additive + multiplicative + output and cells is None:
+        return None
+    return Disturbance(
+        additive=additive * width if additive else 0.0,
+        multiplicative=multiplicative,
+        output=output * adc_range if output else 0.0,
+        cells=cells,
+    )
 
 
 def squared_norm(x: Tensor, weights: Tensor, product: Product) -> Tensor:

@@ -234,10 +234,19 @@ def test_squared_norm(product: Product, x: tuple[int, ...], w: tuple[int, ...]) 
     [
         ({"additive": 0.02}, lambda x, w, width: (0.02 * width) ** 2 * x.square().sum()),
         ({"multiplicative": 0.1}, lambda x, w, width: 0.01 * (x.square() @ w.square().T)),
+        (
+            # sigma(G) = 0.1 G, of a device at 25 |w| / w_full and one at 0
+            {"sigma": {"kind": "polynomial", "coefficients": [0.0, 0.1]}},
+            lambda x, w, width: 0.01 * (x.square() @ w.square().T),
+        ),
+        (
+            {"sigma": {"kind": "polynomial", "coefficients": [0.5]}},
+            lambda x, w, width: 2 * (0.5 / 25 * width / 2) ** 2 * x.square().sum(),
+        ),
     ],
 )
 def test_read_noise_is_drawn_for_every_product_of_a_programmed_chip(
-    noise: dict[str, float], variance: Any
+    noise: dict[str, Any], variance: Any
 ) -> None:
     analog = analogize(nn.Linear(50, 3, bias=False), target({"model": "read", **noise})).eval()
     program(analog, 0)

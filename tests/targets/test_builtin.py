@@ -31,8 +31,14 @@ def test_the_set() -> None:
         "paper_resnet50",
         "pcm_4bit",
         "pcm_8bit",
+        "pcm_hermes",
+        "pcm_joshi2020",
         "reram_4bit",
         "reram_8bit",
+        "reram_cmo",
+        "reram_milo2021",
+        "reram_wan2022",
+        "sonos_tcas2022",
     }
 
 
