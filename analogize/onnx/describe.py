@@ -149,7 +149,7 @@ def _deviations(op: AnalogOp, weights: Tensor, stored: Stored) -> tuple[tuple[Ar
         else:
             raise ExportError(
                 f"region '{op.region.name}': the noise model '{model.model}' cannot be drawn in an "
-                "ONNX graph; export clean weights (noise='none') or a programmed chip"
+                "ONNX graph; export clean weights (noise=None) or a programmed chip"
             )
         values = sigma.cpu().numpy().astype(np.float32)
         found.append((values.T if stored.transposed and values.ndim == 2 else values, model))

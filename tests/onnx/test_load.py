@@ -34,8 +34,7 @@ class Residual(nn.Module):
         return self.fc(torch.relu(self.fc(self.up(x[..., :8, :8]))))
 
 
-@pytest.mark.parametrize("form", ["flat", "functions"])
-@pytest.mark.parametrize("target", ["pcm_4bit", "pcm_8bit"])
+@pytest.mark.parametrize(("target", "form"), [("pcm_4bit", "flat"), ("pcm_8bit", "functions")])
 @pytest.mark.parametrize("kind", [DigitsNet, Residual])
 def test_round_trip(kind: type[nn.Module], target: str, form: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -49,9 +48,6 @@ def test_round_trip(kind: type[nn.Module], target: str, form: Any, tmp_path: Pat
         assert torch.equal(copy.deepcopy(loaded)(x), expected)
     assert [r.name for r in regions(loaded)] == [r.name for r in regions(model)]
     assert [r.weights for r in summary(loaded).rows] == [r.weights for r in summary(model).rows]
-    again = tmp_path / "again.onnx"
-    export_onnx(model, again, x)
-    assert torch.equal(load_onnx(again)(x), expected)
 
 
 def test_a_chip_round_trips(tmp_path: Path) -> None:

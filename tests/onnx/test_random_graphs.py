@@ -64,7 +64,7 @@ def targets(draw: st.DrawFn) -> Target:
 
 
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
