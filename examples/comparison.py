@@ -52,7 +52,9 @@ def options(description: str, etas: Sequence[float], out: str) -> argparse.Argum
     parser.add_argument("--device", default="auto", help="Lightning's accelerator: cpu, gpu, auto")
     parser.add_argument("--precision", default="32-true", help="Lightning's precision")
     parser.add_argument("--target", help="a target's name or YAML file; the paper's by default")
-    parser.add_argument("--etas", type=float, nargs="+", default=list(etas), help="noise levels, in this order")
+    parser.add_argument(
+        "--etas", type=float, nargs="+", default=list(etas), help="noise levels, in this order"
+    )
     parser.add_argument("--instances", type=int, default=50, help="chips a level")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use so many images a split (to try it out)")
