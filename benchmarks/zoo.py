@@ -93,7 +93,20 @@ def _timm(name: str) -> Case:
     return Case(model, lambda b: (torch.rand(b, channels, height, width),))
 
 
+def _transformers_names() -> list[str]:
+    import zoo_transformers
+
+    return zoo_transformers.names()
+
+
+def _transformers(name: str) -> Case:
+    import zoo_transformers
+
+    return zoo_transformers.build(name)
+
+
 LIBRARIES = {
+    "transformers": Library(_transformers_names, _transformers),
     "torchvision": Library(_torchvision_names, _torchvision),
     "timm": Library(_timm_names, _timm),
 }
