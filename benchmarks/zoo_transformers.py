@@ -37,11 +37,29 @@ _TINY: dict[str, Any] = {
     **dict.fromkeys(("num_mel_bins",), 16),
 }
 
-_DECODERS = ["gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "mpt", "codegen", "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "stablelm", "starcoder2", "olmo", "olmo2", "olmoe", "cohere", "granite", "granitemoe", "nemotron", "glm", "persimmon", "xglm", "biogpt", "mamba", "mamba2", "falcon_mamba", "rwkv", "ctrl", "openai-gpt", "recurrent_gemma", "smollm3", "deepseek_v3", "helium", "jetmoe", "ernie4_5"]
-_ENCODERS = ["bert", "roberta", "xlm-roberta", "camembert", "albert", "electra", "distilbert", "mpnet", "deberta", "deberta-v2", "ernie", "convbert", "squeezebert", "mobilebert", "roformer", "nystromformer", "fnet", "funnel", "xlnet", "xlm", "longformer", "big_bird", "layoutlm", "splinter", "modernbert", "megatron-bert", "rembert"]
-_SEQ2SEQ = ["t5", "mt5", "umt5", "bart", "mbart", "pegasus", "marian", "blenderbot", "blenderbot-small", "m2m_100", "plbart", "led", "prophetnet", "switch_transformers", "longt5", "nllb-moe"]
-_VISION = ["vit", "deit", "beit", "swin", "swinv2", "convnext", "convnextv2", "dinov2", "resnet", "regnet", "mobilevit", "segformer", "poolformer", "pvt", "levit", "cvt", "vit_mae", "vit_msn", "yolos", "ijepa", "mobilenet_v2", "efficientnet"]
-_AUDIO = ["wav2vec2", "hubert", "wavlm", "sew", "unispeech", "data2vec-audio"]
+_DECODERS = """
+    gpt2 gpt_neo gpt_neox gptj gpt_bigcode opt bloom falcon mpt codegen llama mistral mixtral
+    qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3_text phi phi3 stablelm starcoder2 olmo
+    olmo2 olmoe cohere granite granitemoe nemotron glm persimmon xglm biogpt mamba mamba2
+    falcon_mamba rwkv ctrl openai-gpt recurrent_gemma smollm3 deepseek_v3 helium jetmoe
+    ernie4_5
+"""
+_ENCODERS = """
+    bert roberta xlm-roberta camembert albert electra distilbert mpnet deberta deberta-v2
+    ernie convbert squeezebert mobilebert roformer nystromformer fnet funnel xlnet xlm
+    longformer big_bird layoutlm splinter modernbert megatron-bert rembert
+"""
+_SEQ2SEQ = """
+    t5 mt5 umt5 bart mbart pegasus marian blenderbot blenderbot-small m2m_100 plbart led
+    prophetnet switch_transformers longt5 nllb-moe
+"""
+_VISION = """
+    vit deit beit swin swinv2 convnext convnextv2 dinov2 resnet regnet mobilevit segformer
+    poolformer pvt levit cvt vit_mae vit_msn yolos ijepa mobilenet_v2 efficientnet
+"""
+_AUDIO = """
+    wav2vec2 hubert wavlm sew unispeech data2vec-audio
+"""
 _OPTIONS: dict[str, dict[str, Any]] = {
     "mpnet": {"max_position_embeddings": 130},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -76,7 +94,8 @@ _CONVOLUTIONS = {
 
 def names() -> list[str]:
     """Every architecture of the benchmark."""
-    return [*_DECODERS, *_ENCODERS, *_SEQ2SEQ, *_VISION, *_AUDIO, "whisper", "clip"]
+    lists = " ".join((_DECODERS, _ENCODERS, _SEQ2SEQ, _VISION, _AUDIO))
+    return [*lists.split(), "whisper", "clip"]
 
 
 def _config(name: str) -> Any:
@@ -84,13 +103,13 @@ def _config(name: str) -> Any:
 
     default = AutoConfig.for_model(name)
     tiny = {k: v for k, v in _TINY.items() if hasattr(default, k)}
-    if name in _VISION:
+    if name in _VISION.split():
         keep = ("image_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
         simple = isinstance(getattr(default, "num_attention_heads", None), int)
         keep = (*keep, "hidden_size") if simple else ("image_size",)
         tiny = {k: v for k, v in tiny.items() if k in keep}
         tiny |= {"image_size": 64} if hasattr(default, "image_size") else {}
-    if name in _AUDIO:
+    if name in _AUDIO.split():
         tiny |= {k: v for k, v in _CONVOLUTIONS.items() if hasattr(default, k)}
     return AutoConfig.for_model(name, **(tiny | _OPTIONS.get(name, {})))
 
@@ -107,19 +126,19 @@ def build(name: str) -> Case:
     if name == "clip":
         return _clip(hf)
     config = _config(name)
-    if name in _DECODERS:
+    if name in _DECODERS.split():
         model = hf.AutoModelForCausalLM.from_config(config)
         return Case(model, lambda b: {"input_ids": _tokens(b)}, generates=True)
-    if name in _ENCODERS:
+    if name in _ENCODERS.split():
         model = hf.AutoModel.from_config(config)
         return Case(model, lambda b: {"input_ids": _tokens(b)})
-    if name in _SEQ2SEQ:
+    if name in _SEQ2SEQ.split():
         model = hf.AutoModelForSeq2SeqLM.from_config(config)
         return Case(
             model,
             lambda b: {"input_ids": _tokens(b), "decoder_input_ids": _tokens(b)[:, :5]},
         )
-    if name in _VISION:
+    if name in _VISION.split():
         size = getattr(config, "image_size", 64)
         size = size if isinstance(size, int) else size[0]
         model = hf.AutoModel.from_config(config)

@@ -51,9 +51,10 @@ def mark(module: fx.GraphModule, target: Target) -> int:
         PassError: a pattern of the target's or the user's matches no region.
     """
     choices = Choices(target, request_of(module).digital)
+    stored = _stored(module.graph)
     count = 0
     for node in module.graph.nodes:
-        record = _judge(module, node)
+        record = _judge(module, node, stored)
         if isinstance(record, Selected):
             record = choices.decide(record, _owner(module, record))
         if record is not None:
@@ -63,18 +64,20 @@ def mark(module: fx.GraphModule, target: Target) -> int:
     return count
 
 
-def _judge(module: fx.GraphModule, node: fx.Node) -> Selected | Declined | None:
+def _judge(
+    module: fx.GraphModule, node: fx.Node, stored: set[fx.Node]
+) -> Selected | Declined | None:
     if node.op == "call_module":
         return _judge_module(module, node)
     if node.op == "call_function" and node.target in PRODUCTS:
-        return _judge_product(module, node)
+        return _judge_product(module, node, stored)
     is_function = node.op == "call_function" and node.target in _OTHER_PRODUCTS
     if is_function or (node.op == "call_method" and node.target in _PRODUCT_METHODS):
         name = getattr(node.target, "__name__", str(node.target))
-        stored = any(_is_stored(n) for n in node.all_input_nodes)
+        is_stored = any(n in stored for n in node.all_input_nodes)
         reason = (
             f"'{name}' with a stored weight is not supported; use nn.Linear or F.linear"
-            if stored
+            if is_stored
             else "both operands are activations"
         )
         return Declined(node.name, name, reason)
@@ -93,16 +96,18 @@ def _judge_module(module: fx.GraphModule, node: fx.Node) -> Declined | None:
     return Declined(str(node.target), kind, reason)
 
 
-def _judge_product(module: fx.GraphModule, node: fx.Node) -> Selected | Declined:
+def _judge_product(
+    module: fx.GraphModule, node: fx.Node, stored: set[fx.Node]
+) -> Selected | Declined:
     operator_name = PRODUCTS[node.target].operator
     arguments = bound_arguments(node)
     weight = arguments["weight"]
     name = str(node.meta.get("module", node.name))
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        stored = isinstance(weight, fx.Node) and _is_stored(weight)
-        reason = "its weight is computed from parameters" if stored else "both are activations"
+        is_stored = isinstance(weight, fx.Node) and weight in stored
+        reason = "its weight is computed from parameters" if is_stored else "both are activations"
         return Declined(name, operator_name, reason)
-    if isinstance(arguments["input"], fx.Node) and _is_stored(arguments["input"]):
+    if arguments["input"] in stored:
         return Declined(name, operator_name, "its input is stored too; nothing is computed online")
     path = str(weight.target)
     value = attribute(module, path)
@@ -117,12 +122,15 @@ def _judge_product(module: fx.GraphModule, node: fx.Node) -> Selected | Declined
     return Selected(name, operator_name, path)
 
 
-def _is_stored(node: fx.Node) -> bool:
-    """Whether a value is computed from parameters and buffers alone."""
-    if node.op == "get_attr":
-        return True
-    inputs = node.all_input_nodes
-    return node.op != "placeholder" and bool(inputs) and all(_is_stored(n) for n in inputs)
+def _stored(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that are computed from parameters and buffers alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        computed = node.op != "placeholder" and bool(inputs) and found.issuperset(inputs)
+        if node.op == "get_attr" or computed:
+            found.add(node)
+    return found
 
 
 def _is_buffer(module: fx.GraphModule, path: str) -> bool:
