@@ -6,6 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from analogize.chip import noise_level, noise_mode
 from analogize.errors import EvaluationError
 from analogize.evaluation import Evaluation, Level
 from analogize.fingerprint import chip_seed, differences, fingerprint
-from analogize.inference import run_chip, undisturbed
+from analogize.inference import Pass, run_chip, undisturbed
 from analogize.metrics import MetricLike, Score, make_score
 from analogize.module import Report
 from analogize.ops import operators
+from analogize.ranks import Ranks
 
 
 def evaluate(
@@ -38,6 +40,7 @@ def evaluate(
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
+    distributed: bool = True,
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
 
@@ -70,6 +73,10 @@ def evaluate(
             samples is checked.
         progress: Whether to show a progress bar, on standard error.
         device: Where to run, on a copy of the model; by default where the model is.
+        distributed: Spread the chips over the ranks where torch.distributed has a process group:
+            every rank must then make the same call, with the whole data, and gets the whole
+            result, which is the one of a single process. Rank 0 reads and writes ``resume``. False
+            measures every chip on the calling rank.
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
@@ -84,17 +91,19 @@ def evaluate(
     _check_precision(precision, instances)
     if device is not None:
         model = copy.deepcopy(model).to(device)
+    ranks = Ranks(distributed)
     with noise_mode(model, "programmed"), undisturbed(model):
-        begun = _resumed(_empty(model, etas, score, instances, seed, precision), resume)
+        empty = _empty(model, etas, score, instances, seed, precision)
+        begun = ranks.from_first(lambda: _resumed(empty, resume))
         _check_levels(model, etas)
-        with _bar(progress) as bar:
+        with _bar(progress and ranks.rank == 0) as bar:
 
             def keep(result: Evaluation, index: int) -> None:
                 _show(bar, result, index)
-                if resume is not None:
+                if resume is not None and ranks.rank == 0:
                     result.save(resume)
 
-            return _measure(model, data, score, begun, keep)
+            return _measure(model, data, score, begun, keep, ranks)
 
 
 def _measure(
@@ -103,29 +112,40 @@ def _measure(
     score: Score,
     result: Evaluation,
     keep: Callable[[Evaluation, int], None],
+    ranks: Ranks,
 ) -> Evaluation:
     """Measure every chip that ``result`` lacks; ``keep`` it at each level's start and each chip."""
     for index, level in enumerate(result.levels):
         keep(result, index)
         with noise_level(model, level.eta):
             while not result.is_done(index):
-                result = _add_chip(model, data, score, result, index)
+                number = len(result.levels[index].values) + ranks.rank
+                run = partial(_run, model, data, score, result, index, number)
+                found = ranks.gather(run if number < result.needed(index) else None)
+                for done in found:
+                    if not result.is_done(index):
+                        result = _add_chip(model, result, index, done)
                 keep(result, index)
     return result
 
 
-def _add_chip(
-    model: nn.Module, data: Iterable[Any], score: Score, result: Evaluation, index: int
-) -> Evaluation:
-    """``result`` with the next chip of level ``index``; errors say which one it was."""
-    level = result.levels[index]
-    number = len(level.values)
-    seed = chip_seed(result.fingerprint.seed, number)
+def _run(
+    model: nn.Module, data: Iterable[Any], score: Score, result: Evaluation, index: int, number: int
+) -> Pass:
+    """Chip ``number`` of level ``index``; errors say which one it was."""
+    level, seed = result.levels[index], chip_seed(result.fingerprint.seed, number)
     try:
-        done = run_chip(model, data, score, seed)
+        return run_chip(model, data, score, seed)
     except EvaluationError as cause:
         at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
         raise EvaluationError(f"{cause} (chip {number}, seed {seed}, at {at})") from cause
+
+
+def _add_chip(model: nn.Module, result: Evaluation, index: int, done: Pass) -> Evaluation:
+    """``result`` with the next chip of level ``index``."""
+    level = result.levels[index]
+    number = len(level.values)
+    seed = chip_seed(result.fingerprint.seed, number)
     if result.samples not in (None, done.samples):
         raise EvaluationError(
             f"the data held {result.samples} samples before and {done.samples} now: every chip "
