@@ -120,14 +120,7 @@ def run_demo(
         TargetError: an unknown or malformed target.
         TrainingError: the loss is no longer finite.
     """
-    if dataset not in RECIPES:
-        raise EvaluationError(f"no demo on {dataset!r}; there are: {', '.join(RECIPES)}")
-    if data is not None and dataset == "digits":
-        raise EvaluationError(
-            "the digits come with scikit-learn and need no folder; leave out --data, or add "
-            "--dataset mnist"
-        )
-    recipe, loaded = RECIPES[dataset], load_target(target)
+    recipe, loaded = _recipe(dataset, data), load_target(target)
     etas, epochs = noise_levels(loaded), epochs or recipe.epochs
     instances = instances or recipe.instances
     train_set = load_dataset(dataset, data, train=True)
@@ -218,6 +211,17 @@ def _fine_tuned(
     with noise_level(model, TRAINING_ETA) if arm == NOISY else noise_mode(model, "off"):
         fit(model, batches, epochs, recipe.tuning_rate, arm)
     return model
+
+
+def _recipe(dataset: str, data: Path | None) -> Recipe:
+    if dataset not in RECIPES:
+        raise EvaluationError(f"no demo on {dataset!r}; there are: {', '.join(RECIPES)}")
+    if data is not None and dataset == "digits":
+        raise EvaluationError(
+            "the digits come with scikit-learn and need no folder; leave out --data, or add "
+            "--dataset mnist"
+        )
+    return RECIPES[dataset]
 
 
 def _shuffled(data: ImageTensors, recipe: Recipe, seed: int) -> TensorBatches:
