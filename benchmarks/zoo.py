@@ -50,6 +50,10 @@ def _torchvision(name: str) -> Case:
         options["init_weights"] = False
     if name.startswith("vit_"):
         options["image_size"] = 28 if name == "vit_h_14" else 64
+    if "rcnn" in name:
+        options |= {"rpn_post_nms_top_n_test": 32, "box_detections_per_img": 8}
+    elif "detection" in module:
+        options |= {"topk_candidates": 32, "detections_per_img": 8}
     model = models.get_model(name, **options)
     if "detection" in module:
         model.transform.min_size, model.transform.max_size = (96,), 128
