@@ -64,7 +64,7 @@ def _torchvision(name: str) -> Case:
     if "optical_flow" in module:
         return Case(model, lambda b: (torch.rand(b, 3, 128, 128), torch.rand(b, 3, 128, 128)))
     if "video" in module:
-        frames, size = (16, 224) if name.startswith("mvit") else (8, 64)
+        frames, size = (16, 224) if name.startswith(("mvit", "s3d")) else (8, 64)
         return Case(model, lambda b: (torch.rand(b, 3, frames, size, size),))
     size = 28 if name == "vit_h_14" else 224 if name == "maxvit_t" else 96
     size = 64 if name.startswith("vit_") and name != "vit_h_14" else size
