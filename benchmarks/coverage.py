@@ -6,7 +6,7 @@
 
 Random weights, small inputs, eval mode, two batch sizes. One process a model, so that a crash or a
 timeout costs one row; rows are kept in ``--results`` (JSON lines), and a second run does only what
-is missing. The table goes to standard output, the summary to its end.
+is missing or failed. The table and its summary go to standard output.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -144,10 +145,15 @@ def _spawn(library: str, name: str, timeout: float) -> dict[str, Any]:
 def line(row: dict[str, Any]) -> str:
     """One row of the table, in Markdown."""
     if not row["equal"]:
-        return f"| {row['name']} | no | - | - | {row['error']} |"
+        return f"| {row['name']} | no | - | - | - | - | {row['error']} |"
     share = "-" if row["share"] is None else f"{row['share']:.3%}"
-    left = "; ".join(row["left"])
-    return f"| {row['name']} | yes | {row['capture']} | {share} | {left} |"
+    operators = "yes" if row["operators"] else "no"
+    cells = (row["name"], "yes", operators, row["capture"], row["regions"], share)
+    return f"| {' | '.join(map(str, cells))} | {'; '.join(row['left'])} |"
+
+
+_HEAD = """| model | equal | by its operators | front end | regions | share | left digital |
+|---|---|---|---|---|---|---|"""
 
 
 def main() -> None:
@@ -160,11 +166,15 @@ def main() -> None:
     options = parser.parse_args()
     results = options.results or Path(f"coverage-{options.library}.jsonl")
     rows = _run(options.library, results, options.names, options.timeout)
-    print("| model | equal | front end | share | left digital |\n|---|---|---|---|---|")
-    print("\n".join(map(line, rows)))
+    versions = ", ".join(f"{n} {version(n)}" for n in ("torch", options.library))
     equal = sum(r["equal"] for r in rows)
+    operators = sum(r["equal"] and r["operators"] for r in rows)
     covered = sum(r["equal"] and r["share"] is not None and r["share"] >= SHARE for r in rows)
-    print(f"\n{equal} of {len(rows)} equal; share at least {SHARE:.1%} in {covered} of {len(rows)}")
+    print(f"`python benchmarks/coverage.py {options.library}` with {versions}\n")
+    print(f"{equal} of {len(rows)} equal, {operators} by their analog operators as well;")
+    print(f"share at least {SHARE:.1%} in {covered} of {len(rows)}\n")
+    print(_HEAD)
+    print("\n".join(map(line, rows)))
 
 
 if __name__ == "__main__":
