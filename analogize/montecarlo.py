@@ -6,7 +6,6 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,17 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from analogize.chip import noise_level, noise_mode
+from analogize.deployment import Deployment, drift_times, keeping_norms
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation, Level
+from analogize.evaluation import Evaluation, Fingerprint, Level
 from analogize.fingerprint import chip_seed, differences, fingerprint
-from analogize.inference import Pass, run_chip, undisturbed
-from analogize.metrics import MetricLike, Score, make_score
+from analogize.inference import undisturbed
+from analogize.measuring import Bench, make_scores, measure
+from analogize.metrics import MetricLike, Score
 from analogize.module import Report
 from analogize.ops import operators
 from analogize.ranks import Ranks
+from analogize.targets.spec import Compensation
 
 
 def evaluate(
@@ -40,6 +42,10 @@ def evaluate(
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
+    drift_time: float | str | Sequence[float | str] | None = None,
+    compensation: Compensation | None = None,
+    recalibration: Iterable[Any] | None = None,
+    at_once: int = 1,
     distributed: bool = True,
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
@@ -73,6 +79,16 @@ def evaluate(
             samples is checked.
         progress: Whether to show a progress bar, on standard error.
         device: Where to run, on a copy of the model; by default where the model is.
+        drift_time: When every chip is read after programming, one time or several, in seconds or
+            as text such as ``"1 day"``; every noise level is measured at every time.
+        compensation: How drift is corrected digitally, as in ``program``; None for the target's
+            own way.
+        recalibration: Batches, labels unused, on which BatchNorm's statistics are re-estimated on
+            every chip before it is measured; the model's own are put back afterwards.
+        at_once: Chips that one batched pass evaluates (``analogize.many_chips``). It pays where a
+            forward pass leaves the processor idle: small models on a few samples a batch
+            (benchmarks/README.md). Outputs then equal those of one by one up to the rounding of
+            sums, and with an ADC up to one of its steps where such a sum falls on an edge.
         distributed: Spread the chips over the ranks where torch.distributed has a process group:
             every rank must then make the same call, with the whole data, and gets the whole
             result, which is the one of a single process. Rank 0 reads and writes ``resume``. False
@@ -83,17 +99,20 @@ def evaluate(
 
     Raises:
         EvaluationError: Arguments, data, metric or the file of ``resume`` do not fit.
-        ChipError: The model has no analog operator, or no noise whose level could be set.
+        ChipError: The model has no analog operator, no noise whose level could be set, or a time
+            that lies outside the range of a noise model.
         CalibrationError: A converter was never calibrated.
     """
-    score, etas = make_score(metric), noise_levels(eta)
     check_arguments(data, instances, seed)
     _check_precision(precision, instances)
+    etas, times = noise_levels(eta), drift_times(drift_time)
+    scores = make_scores(metric, at_once)
+    deployment, ranks = Deployment(compensation, recalibration), Ranks(distributed)
     if device is not None:
         model = copy.deepcopy(model).to(device)
-    ranks = Ranks(distributed)
-    with noise_mode(model, "programmed"), undisturbed(model):
-        empty = _empty(model, etas, score, instances, seed, precision)
+    with noise_mode(model, "programmed"), undisturbed(model), keeping_norms(model):
+        run = fingerprint(model, seed, etas, scores[0].settings, times, deployment.settings)
+        empty = _empty(model, run, scores[0], instances, precision)
         begun = ranks.from_first(lambda: _resumed(empty, resume))
         _check_levels(model, etas)
         with _bar(progress and ranks.rank == 0) as bar:
@@ -103,61 +122,7 @@ def evaluate(
                 if resume is not None and ranks.rank == 0:
                     result.save(resume)
 
-            return _measure(model, data, score, begun, keep, ranks)
-
-
-def _measure(
-    model: nn.Module,
-    data: Iterable[Any],
-    score: Score,
-    result: Evaluation,
-    keep: Callable[[Evaluation, int], None],
-    ranks: Ranks,
-) -> Evaluation:
-    """Measure every chip that ``result`` lacks; ``keep`` it at each level's start and each chip."""
-    for index, level in enumerate(result.levels):
-        keep(result, index)
-        with noise_level(model, level.eta):
-            while not result.is_done(index):
-                number = len(result.levels[index].values) + ranks.rank
-                run = partial(_run, model, data, score, result, index, number)
-                found = ranks.gather(run if number < result.needed(index) else None)
-                for done in found:
-                    if not result.is_done(index):
-                        result = _add_chip(model, result, index, done)
-                keep(result, index)
-    return result
-
-
-def _run(
-    model: nn.Module, data: Iterable[Any], score: Score, result: Evaluation, index: int, number: int
-) -> Pass:
-    """Chip ``number`` of level ``index``; errors say which one it was."""
-    level, seed = result.levels[index], chip_seed(result.fingerprint.seed, number)
-    try:
-        return run_chip(model, data, score, seed)
-    except EvaluationError as cause:
-        at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
-        raise EvaluationError(f"{cause} (chip {number}, seed {seed}, at {at})") from cause
-
-
-def _add_chip(model: nn.Module, result: Evaluation, index: int, done: Pass) -> Evaluation:
-    """``result`` with the next chip of level ``index``."""
-    level = result.levels[index]
-    number = len(level.values)
-    seed = chip_seed(result.fingerprint.seed, number)
-    if result.samples not in (None, done.samples):
-        raise EvaluationError(
-            f"the data held {result.samples} samples before and {done.samples} now: every chip "
-            "must see the same data (to start over on other data, use another file for resume)"
-        )
-    silent = all(op.array.is_silent for op in operators(model))
-    alike = silent and number == 0 and not done.drew
-    update = {"values": (*level.values, done.value), "deterministic": alike}
-    levels = (*result.levels[:index], level.model_copy(update=update), *result.levels[index + 1 :])
-    seeds = result.seeds if number < len(result.seeds) else (*result.seeds, seed)
-    update = {"levels": levels, "samples": done.samples, "seeds": seeds}
-    return result.model_copy(update=update)
+            return measure(Bench(model, data, scores, deployment, ranks), begun, keep)
 
 
 def noise_levels(eta: Any) -> tuple[float | None, ...]:
@@ -236,25 +201,25 @@ def _check_levels(model: nn.Module, etas: Iterable[float | None]) -> None:
 
 def _empty(
     model: nn.Module,
-    etas: Iterable[float | None],
+    run: Fingerprint,
     score: Score,
     instances: int,
-    seed: int,
     precision: float | None,
 ) -> Evaluation:
     """The result before the first chip."""
     report = getattr(model, "report", None)
     kinds = {noise.model for op in operators(model) for noise in op.array.noise}
-    run = fingerprint(model, seed, etas, score.settings)
     return Evaluation(
         metric=score.name,
         target=report.target if isinstance(report, Report) else "unknown",
         noise=tuple(sorted(kinds)),
         instances=instances,
         precision=precision,
-        seeds=tuple(chip_seed(seed, k) for k in range(instances)),
+        seeds=tuple(chip_seed(run.seed, k) for k in range(instances)),
         levels=tuple(
-            Level(eta=eta, pilot=None if precision is None else instances) for eta in run.etas
+            Level(eta=eta, drift_time=time, pilot=None if precision is None else instances)
+            for eta in run.etas
+            for time in run.drift_times or (None,)
         ),
         fingerprint=run,
         versions={"analogize": metadata.version("analogize"), "torch": str(torch.__version__)},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from io import StringIO
-from math import ceil
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from torch import nn
 
 from analogize.array import WeightArray
 from analogize.converter import Converter
+from analogize.devices.tiles import count
 from analogize.errors import AnalogizeError
 from analogize.module import DigitalProduct, Report
 from analogize.ops import AnalogOp, Region, operators
@@ -54,6 +54,8 @@ class Summary:
         digital: every product left digital, with its reason.
         total_macs: multiply-accumulates of the whole model on the example, or None if unknown.
         model: what was summed up, for ``draw``.
+        capture: the front end that was used.
+        declined: the front ends that were tried before, each with the reason it was not used.
     """
 
     target: str
@@ -61,6 +63,8 @@ class Summary:
     digital: tuple[DigitalProduct, ...]
     total_macs: int | None
     model: nn.Module = field(repr=False, compare=False)
+    capture: str = "fx"
+    declined: tuple[str, ...] = ()
 
     @property
     def analog_macs(self) -> int | None:
@@ -98,6 +102,9 @@ class Summary:
         console.print(self._analog_table())
         if self.digital:
             console.print(self._digital_table())
+        console.print(
+            f"captured by {self.capture}", *self.declined, sep="; not by ", soft_wrap=True
+        )
         console.print(self.headline, soft_wrap=True)
         return stream.getvalue()
 
@@ -154,7 +161,15 @@ def summary(model: nn.Module) -> Summary:
         )
     owners: dict[int, str] = {}
     rows = tuple(_row(op, owners) for op in operators(model))
-    return Summary(report.target, rows, report.digital, report.total_macs, model)
+    return Summary(
+        report.target,
+        rows,
+        report.digital,
+        report.total_macs,
+        model,
+        report.capture,
+        report.declined,
+    )
 
 
 def _row(op: AnalogOp, owners: dict[int, str]) -> RegionRow:
@@ -177,8 +192,9 @@ def _tiling(op: AnalogOp) -> tuple[int | None, float | None]:
     if size is None:
         return None, None
     groups, rows, columns = op.product.matrix(op.array.shape)
-    tiles = groups * ceil(rows / size.rows) * ceil(columns / size.cols)
-    return tiles, groups * rows * columns / (tiles * size.rows * size.cols)
+    tiles = count(op.product, op.array.shape, size.rows, size.cols) * op.array.cells_a_weight
+    held = groups * rows * columns * op.array.cells_a_weight
+    return tiles, held / (tiles * size.rows * size.cols)
 
 
 def _weights(array: WeightArray) -> str:
