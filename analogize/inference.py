@@ -48,15 +48,15 @@ def run_chip(model: nn.Module, data: Iterable[Any], score: Score, seed: int) -> 
     """
     device = device_of(model)
     program(model, seed)
-    _seed_generators(device, seed)
+    seed_generators(device, seed)
     score.reset(device)
     samples, drew = 0, False
     for index, batch in enumerate(data):
         call, targets, count = unpack(batch, index, device)
         # Only the model counts here: loaders draw a seed of their own for every pass.
-        before = _generator_states(device)
+        before = generator_states(device)
         outputs = _forward(model, call, index)
-        after = _generator_states(device)
+        after = generator_states(device)
         drew = drew or not all(map(torch.equal, before, after))
         score.update(outputs, targets, count)
         samples += count
@@ -74,17 +74,20 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     device = device_of(model)
     flags = [(module, module.training) for module in model.modules()]
     # A chip that its weights have outgrown must not come back as a valid one.
-    chips = [(op.array, op.array.chip, op.array._programmed_version) for op in operators(model)]
-    states = _generator_states(device)
+    chips = [
+        (op.array, op.array.chip, op.array.correction, op.array._programmed_version)
+        for op in operators(model)
+    ]
+    states = generator_states(device)
     try:
         model.eval()
         yield
     finally:
         for module, training in flags:
             module.training = training
-        for array, chip, version in chips:
-            array.chip, array._programmed_version = chip, version
-        _set_generator_states(device, states)
+        for array, chip, correction, version in chips:
+            array.chip, array.correction, array._programmed_version = chip, correction, version
+        set_generator_states(device, states)
 
 
 def unpack(batch: Any, index: int, device: torch.device) -> tuple[Call, Any, int]:
@@ -134,7 +137,7 @@ def _forward(model: nn.Module, call: Call, index: int) -> Any:
         ) from cause
 
 
-def _generator_states(device: torch.device) -> list[Tensor]:
+def generator_states(device: torch.device) -> list[Tensor]:
     """States of torch's global generators on the CPU and on ``device``."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
@@ -142,17 +145,19 @@ def _generator_states(device: torch.device) -> list[Tensor]:
     return states
 
 
-def _set_generator_states(device: torch.device, states: list[Tensor]) -> None:
+def set_generator_states(device: torch.device, states: list[Tensor]) -> None:
+    """Put back what ``generator_states`` gave."""
     torch.set_rng_state(states[0])
     if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[1], *_named(device))
 
 
-def _seed_generators(device: torch.device, seed: int) -> None:
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Start torch's global generators on the CPU and on ``device`` from ``seed``."""
     # torch.manual_seed would reseed every device there is, and only these are put back.
     places = {"cpu", str(device)}
     seeded = {place: torch.Generator(place).manual_seed(seed).get_state() for place in places}
-    _set_generator_states(device, [seeded["cpu"], seeded[str(device)]])
+    set_generator_states(device, [seeded["cpu"], seeded[str(device)]])
 
 
 def _named(device: torch.device) -> tuple[torch.device, ...]:

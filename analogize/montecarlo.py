@@ -20,7 +20,8 @@ from analogize.chip import noise_level, noise_mode
 from analogize.errors import EvaluationError
 from analogize.evaluation import Evaluation, Level
 from analogize.fingerprint import chip_seed, differences, fingerprint
-from analogize.inference import run_chip, undisturbed
+from analogize.inference import undisturbed
+from analogize.many_chips import run_chips
 from analogize.metrics import MetricLike, Score, make_score
 from analogize.module import Report
 from analogize.ops import operators
@@ -35,6 +36,7 @@ def evaluate(
     seed: int = 0,
     *,
     precision: float | None = None,
+    at_once: int = 1,
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
@@ -65,6 +67,10 @@ def evaluate(
             of the metric. ``instances`` chips are a pilot, whose spread decides how many more are
             drawn (Stein's two-stage rule, ``analogize.evaluation.stein_interval``): 20 or more
             keep that number steady.
+        at_once: Chips that one batched pass evaluates (``analogize.many_chips``). It pays where a
+            forward pass leaves the processor idle: small models on a few samples a batch
+            (benchmarks/README.md). Outputs then equal those of one by one up to the rounding of
+            sums, and with an ADC up to one of its steps where such a sum falls on an edge.
         resume: A JSON file that is written after every chip and, where it exists, continued, also
             with another number of instances. The data must be the same; only their number of
             samples is checked.
@@ -79,13 +85,15 @@ def evaluate(
         ChipError: The model has no analog operator, or no noise whose level could be set.
         CalibrationError: A converter was never calibrated.
     """
-    score, etas = make_score(metric), noise_levels(eta)
     check_arguments(data, instances, seed)
+    if not isinstance(at_once, int) or at_once < 1:
+        raise EvaluationError(f"at_once is {at_once!r}; it must be an integer of at least 1")
+    scores, etas = [make_score(metric) for _ in range(at_once)], noise_levels(eta)
     _check_precision(precision, instances)
     if device is not None:
         model = copy.deepcopy(model).to(device)
     with noise_mode(model, "programmed"), undisturbed(model):
-        begun = _resumed(_empty(model, etas, score, instances, seed, precision), resume)
+        begun = _resumed(_empty(model, etas, scores[0], instances, seed, precision), resume)
         _check_levels(model, etas)
         with _bar(progress) as bar:
 
@@ -94,13 +102,13 @@ def evaluate(
                 if resume is not None:
                     result.save(resume)
 
-            return _measure(model, data, score, begun, keep)
+            return _measure(model, data, scores, begun, keep)
 
 
 def _measure(
     model: nn.Module,
     data: Iterable[Any],
-    score: Score,
+    scores: Sequence[Score],
     result: Evaluation,
     keep: Callable[[Evaluation, int], None],
 ) -> Evaluation:
@@ -109,34 +117,37 @@ def _measure(
         keep(result, index)
         with noise_level(model, level.eta):
             while not result.is_done(index):
-                result = _add_chip(model, data, score, result, index)
+                result = _add_chips(model, data, scores, result, index)
                 keep(result, index)
     return result
 
 
-def _add_chip(
-    model: nn.Module, data: Iterable[Any], score: Score, result: Evaluation, index: int
+def _add_chips(
+    model: nn.Module, data: Iterable[Any], scores: Sequence[Score], result: Evaluation, index: int
 ) -> Evaluation:
-    """``result`` with the next chip of level ``index``; errors say which one it was."""
+    """``result`` with the next chips of level ``index``, at most one a score."""
     level = result.levels[index]
     number = len(level.values)
-    seed = chip_seed(result.fingerprint.seed, number)
+    silent = all(op.array.is_silent for op in operators(model))
+    # One chip may stand for all of a silent level, and tells whether the model draws at all.
+    count = 1 if silent else min(len(scores), result.needed(index) - number)
+    seeds = [chip_seed(result.fingerprint.seed, k) for k in range(number, number + count)]
     try:
-        done = run_chip(model, data, score, seed)
+        done = run_chips(model, data, scores, seeds)
     except EvaluationError as cause:
         at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
-        raise EvaluationError(f"{cause} (chip {number}, seed {seed}, at {at})") from cause
-    if result.samples not in (None, done.samples):
+        which = f"chip {number}" if count == 1 else f"chips {number} to {number + count - 1}"
+        raise EvaluationError(f"{cause} ({which}, seed {seeds[0]}, at {at})") from cause
+    if result.samples not in (None, done[0].samples):
         raise EvaluationError(
-            f"the data held {result.samples} samples before and {done.samples} now: every chip "
+            f"the data held {result.samples} samples before and {done[0].samples} now: every chip "
             "must see the same data (to start over on other data, use another file for resume)"
         )
-    silent = all(op.array.is_silent for op in operators(model))
-    alike = silent and number == 0 and not done.drew
-    update = {"values": (*level.values, done.value), "deterministic": alike}
+    alike = silent and number == 0 and not done[0].drew
+    update = {"values": (*level.values, *(d.value for d in done)), "deterministic": alike}
     levels = (*result.levels[:index], level.model_copy(update=update), *result.levels[index + 1 :])
-    seeds = result.seeds if number < len(result.seeds) else (*result.seeds, seed)
-    update = {"levels": levels, "samples": done.samples, "seeds": seeds}
+    seen = (*result.seeds, *seeds[max(0, len(result.seeds) - number) :])
+    update = {"levels": levels, "samples": done[0].samples, "seeds": seen}
     return result.model_copy(update=update)
 
 
