@@ -134,10 +134,18 @@ def only_noisy(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     try:
         for name, (array, _) in arrays.items():
             array.noise = before[name] if name in names else ()
+        _refresh(model)
         yield
     finally:
         for name, (array, _) in arrays.items():
             array.noise = before[name]
+        _refresh(model)
+
+
+def _refresh(model: nn.Module) -> None:
+    """Have operators take over their arrays' noise; some of it acts on every product anew."""
+    for op in operators(model):
+        op.refresh()
 
 
 def curvature_costs(
