@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,11 @@ def evaluate(
     _check_precision(precision, instances)
     etas, times = noise_levels(eta), drift_times(drift_time)
     scores = make_scores(metric, at_once)
+    if recalibration is not None and at_once > 1:
+        raise EvaluationError(
+            f"at_once is {at_once}, and with recalibration every chip has BatchNorm statistics of "
+            "its own, which one batched pass cannot have: use at_once=1"
+        )
     deployment, ranks = Deployment(compensation, recalibration), Ranks(distributed)
     if device is not None:
         model = copy.deepcopy(model).to(device)
