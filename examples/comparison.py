@@ -48,6 +48,8 @@ def options(description: str, etas: Sequence[float], out: str) -> argparse.Argum
     parser.add_argument("--epochs", type=int, help="epochs of each retraining")
     parser.add_argument("--clean-epochs", type=int, help="epochs of the clean training")
     parser.add_argument("--lr", type=float, help="first learning rate of each retraining")
+    parser.add_argument("--temperature", type=float, default=6.0, help="T of distillation")
+    parser.add_argument("--gradient-clip", type=float, help="largest norm of a step's gradient")
     parser.add_argument("--out", default=out, help="folder for checkpoints and results")
     parser.add_argument("--device", default="auto", help="Lightning's accelerator: cpu, gpu, auto")
     parser.add_argument("--precision", default="32-true", help="Lightning's precision")
@@ -132,6 +134,8 @@ class Comparison:
             self.test,
             epochs=self.epochs,
             alpha=alpha,
+            temperature=self.args.temperature,
+            gradient_clip_val=self.args.gradient_clip,
             optimizer=partial(sgd, lr=self.lr),
             noise=TrainingNoise(eta=eta),
             chips=1,
