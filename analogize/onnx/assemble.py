@@ -13,7 +13,7 @@ from onnx_ir.passes import common as passes
 from analogize.module import DigitalProduct
 from analogize.onnx.describe import RegionPlan, entry
 from analogize.onnx.emit import Body, emit
-from analogize.onnx.exact import promise
+from analogize.onnx.exact import doubts, promise
 from analogize.onnx.manifest import (
     DOMAIN,
     LAYER_KEY,
@@ -58,7 +58,11 @@ def assemble(
         arithmetic=arithmetic,
         noise=plans[0].noise,
         numerics=promise(model.graph, plans, arithmetic),
-        regions=tuple(entry(p, tuple(writer.calls[p.id])) for p in plans if p.id in writer.calls),
+        regions=tuple(
+            entry(p, tuple(writer.calls[p.id]), exact=not doubts(p, arithmetic))
+            for p in plans
+            if p.id in writer.calls
+        ),
         digital=tuple(
             DigitalEntry(
                 name=product.name,

@@ -157,15 +157,27 @@ def _deviations(op: AnalogOp, weights: Tensor, stored: Stored) -> tuple[tuple[Ar
 
 
 def _bound(op: AnalogOp, weights: Tensor) -> float | None:
-    """The largest possible |acc|, where inputs and weights are integer codes."""
+    """The largest magnitude of any partial sum, where inputs and weights are integer codes.
+
+    Whatever the order of summation, a partial sum lies between the sum of all negative and the sum
+    of all positive products.
+    """
     if op.dac.scale is None or op.array.scale is None or op.array.folded:
         return None
-    rows = per_channel(op.product, weights).double().abs()
-    largest_input = max(abs(float(op.dac.low)), abs(float(op.dac.high)))
-    return float(rows.sum(dim=1).max()) * largest_input
+    high, low = max(float(op.dac.high), 0.0), max(-float(op.dac.low), 0.0)
+    largest = 0.0
+    # In parts, because float64 copies of a whole layer may be large.
+    for rows in per_channel(op.product, weights).split(1024):
+        positive = rows.clamp(min=0).sum(1, dtype=torch.float64)
+        negative = rows.clamp(max=0).sum(1, dtype=torch.float64).neg()
+        ends = (positive * high + negative * low, positive * low + negative * high)
+        largest = max(largest, *(float(end.max()) for end in ends))
+    return largest
 
 
-def entry(plan: RegionPlan, calls: tuple[manifest.CallEntry, ...]) -> manifest.RegionEntry:
+def entry(
+    plan: RegionPlan, calls: tuple[manifest.CallEntry, ...], exact: bool
+) -> manifest.RegionEntry:
     """The region's entry in the manifest."""
     op = plan.op
     step = op._stages.step
@@ -181,6 +193,7 @@ def entry(plan: RegionPlan, calls: tuple[manifest.CallEntry, ...]) -> manifest.R
         tiles=_tiles(op),
         shares_array_with=None if plan.owner == plan.id else plan.owner,
         max_accumulator=plan.max_accumulator,
+        exact=exact,
         calls=calls,
     )
 

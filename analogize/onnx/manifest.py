@@ -133,8 +133,11 @@ class RegionEntry(_Part):
     tiles: TileEntry
     shares_array_with: str | None = Field(description="Region whose array this one uses.")
     max_accumulator: float | None = Field(
-        description="Bound on |acc| in codes: max|x_code| times the largest sum of |w_code| over a "
-        "column; float32 sums are exact below 2^24. null: not integer codes."
+        description="Bound on the magnitude of any partial sum in codes; float32 sums are exact "
+        "below 2^24. null: not integer codes."
+    )
+    exact: bool = Field(
+        description="Whether equal inputs give outputs that equal torch's bit for bit."
     )
     calls: tuple[CallEntry, ...] = Field(min_length=1, description="Uses, in graph order.")
 
