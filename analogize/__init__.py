@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from analogize.api import analogize
 from analogize.calibrate import calibrate
 from analogize.chip import clip_weights, erase, noise_level, noise_mode, program, regions
+from analogize.counting import Census, census
 from analogize.errors import AnalogizeError
+from analogize.frontends.operators import register_operator
 from analogize.loss import distillation_loss
 from analogize.module import AnalogModule
 from analogize.recalibrate import recalibrate
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnalogModule",
     "AnalogizeError",
+    "Census",
     "Distillation",
     "Evaluation",
     "Exported",
@@ -55,6 +58,7 @@ __all__ = [
     "assign",
     "bias_variance",
     "calibrate",
+    "census",
     "clip_weights",
     "compare",
     "distill",
@@ -71,6 +75,7 @@ __all__ = [
     "read_regions",
     "recalibrate",
     "regions",
+    "register_operator",
     "sensitivity",
     "summary",
     "train_robust",

@@ -12,7 +12,7 @@ from torch import nn
 
 from analogize.calibrate import calibrate
 from analogize.calls import Call, batch_call, device_of, example_call
-from analogize.census import census
+from analogize.counting import census
 from analogize.errors import CalibrationError, CaptureError
 from analogize.frontends.choose import Capture, rewrite
 from analogize.ops import AnalogOp, operators

@@ -54,6 +54,8 @@ class Summary:
         digital: every product left digital, with its reason.
         total_macs: multiply-accumulates of the whole model on the example, or None if unknown.
         model: what was summed up, for ``draw``.
+        capture: the front end that was used.
+        declined: the front ends that were tried before, each with the reason it was not used.
     """
 
     target: str
@@ -61,6 +63,8 @@ class Summary:
     digital: tuple[DigitalProduct, ...]
     total_macs: int | None
     model: nn.Module = field(repr=False, compare=False)
+    capture: str = "fx"
+    declined: tuple[str, ...] = ()
 
     @property
     def analog_macs(self) -> int | None:
@@ -98,6 +102,9 @@ class Summary:
         console.print(self._analog_table())
         if self.digital:
             console.print(self._digital_table())
+        console.print(
+            f"captured by {self.capture}", *self.declined, sep="; not by ", soft_wrap=True
+        )
         console.print(self.headline, soft_wrap=True)
         return stream.getvalue()
 
@@ -154,7 +161,15 @@ def summary(model: nn.Module) -> Summary:
         )
     owners: dict[int, str] = {}
     rows = tuple(_row(op, owners) for op in operators(model))
-    return Summary(report.target, rows, report.digital, report.total_macs, model)
+    return Summary(
+        report.target,
+        rows,
+        report.digital,
+        report.total_macs,
+        model,
+        report.capture,
+        report.declined,
+    )
 
 
 def _row(op: AnalogOp, owners: dict[int, str]) -> RegionRow:

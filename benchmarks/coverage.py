@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import multiprocessing
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +75,16 @@ def _compare_generation(model: Any, analog: Any, inputs: Any) -> None:
         raise AssertionError("generate() returns other tokens")
 
 
-def _one(library: str, name: str) -> None:
+def _one(library: str, name: str, answer: Connection) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     try:
         row = check(lambda: zoo.LIBRARIES[library].build(name))
     except Exception as error:
         trace = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(trace.filename).name}:{trace.lineno}"
         row = {"equal": False, "error": f"{type(error).__name__} ({where}): {error}"[:400]}
-    print("ROW " + json.dumps({"name": name, **row}))
+    answer.send({"name": name, **row})
 
 
 def _run(library: str, results: Path, names: list[str], timeout: float) -> list[dict[str, Any]]:
@@ -99,16 +103,22 @@ def _run(library: str, results: Path, names: list[str], timeout: float) -> list[
 
 
 def _spawn(library: str, name: str, timeout: float) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", __file__, library, "--one", name]
+    """Fork, so that the libraries are imported once; torch runs on one thread there."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_one, args=(library, name, theirs))
+    process.start()
+    theirs.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return {"name": name, "equal": False, "error": f"took over {timeout:g} s"}
-    found = [text for text in done.stdout.splitlines() if text.startswith("ROW ")]
-    if not found:
-        return {"name": name, "equal": False, "error": f"died: {done.stderr[-300:]}"}
-    row: dict[str, Any] = json.loads(found[-1][4:])
-    return row
+        if not mine.poll(timeout):
+            return {"name": name, "equal": False, "error": f"took over {timeout:g} s"}
+        row: dict[str, Any] = mine.recv()
+        return row
+    except EOFError:
+        return {"name": name, "equal": False, "error": "the process died"}
+    finally:
+        process.kill()
+        process.join()
 
 
 def line(row: dict[str, Any]) -> str:
@@ -127,11 +137,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="only these models")
     parser.add_argument("--results", type=Path, help="JSON lines file that makes runs resumable")
     parser.add_argument("--timeout", type=float, default=600, help="seconds a model")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        _one(options.library, options.one)
-        return
     results = options.results or Path(f"coverage-{options.library}.jsonl")
     rows = _run(options.library, results, options.names, options.timeout)
     print("| model | equal | front end | share | left digital |\n|---|---|---|---|---|")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from analogize.census import eval_mode
+from analogize.counting import eval_mode
 from analogize.errors import PassError
 from analogize.ops import AnalogOp, bypassed
 from analogize.passes.choice import Selected

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from analogize.calls import Call
 from analogize.capture import capture as trace
-from analogize.census import Census, StoredProduct, census, eval_mode
+from analogize.counting import Census, StoredProduct, census, eval_mode
 from analogize.errors import CaptureError, PassError
 from analogize.frontends.kept import keep
 from analogize.module import DigitalProduct, Report

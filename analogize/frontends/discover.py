@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from analogize.calls import Call
-from analogize.census import eval_mode
+from analogize.counting import eval_mode
 from analogize.expression import Expression
 from analogize.frontends.intercept import Interception, Part, Scope
 from analogize.frontends.leaf import leaf_product

@@ -3,10 +3,10 @@
 A rule is called in place of the function it belongs to, with ``stored`` as its first argument: a
 predicate that says which tensors are weights. It computes the same through supported products
 (``F.linear``, ``F.convN``, ``F.conv_transposeN``, ``batched_linear``), or returns
-``NotImplemented`` where it has nothing to say. ``decomposition`` adds one for anyone's own
+``NotImplemented`` where it has nothing to say. ``register_operator`` adds one for anyone's own
 operator::
 
-    @decomposition(my_library.fused_mlp)
+    @register_operator(my_library.fused_mlp)
     def _(stored, x, w1, w2):
         return F.linear(F.relu(F.linear(x, w1)), w2)
 """
@@ -28,7 +28,7 @@ Rule = Callable[..., Any]
 RULES: dict[Callable[..., Any], Rule] = {}
 
 
-def decomposition(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
+def register_operator(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
     """Register a rule for functions that torch dispatches (``torch.overrides``).
 
     A Python function of one's own is dispatched once it is wrapped by
@@ -43,7 +43,7 @@ def decomposition(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
     return register
 
 
-@decomposition(
+@register_operator(
     torch.matmul,
     torch.Tensor.matmul,
     torch.Tensor.__matmul__,
@@ -76,12 +76,12 @@ def _weight_first(w: Tensor, x: Tensor) -> Tensor:
     return F.linear(x.mT, w).mT if w.ndim == 2 else batched_linear(x.mT, w).mT
 
 
-@decomposition(torch.Tensor.__rmatmul__)
+@register_operator(torch.Tensor.__rmatmul__)
 def _rmatmul(stored: Stored, b: Tensor, a: Tensor) -> Any:
     return matmul(stored, a, b)
 
 
-@decomposition(
+@register_operator(
     torch.addmm,
     torch.Tensor.addmm,
     torch.baddbmm,
@@ -108,7 +108,7 @@ def _add_product(
     return product + (input if beta == 1 else input * beta)
 
 
-@decomposition(F.linear)
+@register_operator(F.linear)
 def _linear(
     stored: Stored,
     input: Tensor,  # noqa: A002 - torch's own name
@@ -122,7 +122,7 @@ def _linear(
     return product if bias is None else product + bias
 
 
-@decomposition(F.bilinear)
+@register_operator(F.bilinear)
 def _bilinear(
     stored: Stored, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Any:
@@ -137,7 +137,7 @@ def _bilinear(
     return product if bias is None else product + bias
 
 
-@decomposition(torch.einsum)
+@register_operator(torch.einsum)
 def _einsum(stored: Stored, equation: Any, *operands: Any) -> Any:
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
@@ -212,7 +212,7 @@ def _size(sizes: dict[str, int], labels: list[str]) -> int:
     return total
 
 
-@decomposition(torch.tensordot)
+@register_operator(torch.tensordot)
 def _tensordot(stored: Stored, a: Tensor, b: Tensor, dims: Any = 2, out: Any = None) -> Any:
     if stored(a) == stored(b) or out is not None or isinstance(dims, Tensor):
         return NotImplemented
@@ -229,7 +229,7 @@ def _tensordot(stored: Stored, a: Tensor, b: Tensor, dims: Any = 2, out: Any = N
     return _einsum(stored, f"{''.join(a_labels)},{''.join(b_labels)}->{result}", a, b)
 
 
-@decomposition(F.grouped_mm)
+@register_operator(F.grouped_mm)
 def _grouped(
     stored: Stored,
     mat_a: Tensor,

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import wrap_torch_function
 
-from analogize import analogize, program, summary
-from analogize.census import census
+from analogize import analogize, program, regions, summary
+from analogize.counting import census
 from analogize.errors import CaptureError
+from analogize.frontends import intercept, operators
 from analogize.passes.verify import require_equal
 from analogize.targets.spec import Converter, FixedRange, Target
 
@@ -212,3 +214,39 @@ def test_hierarchical_alone_reports_direct_uses() -> None:
     assert report.converted_share is not None
     assert report.converted_share < 1
     assert {"up", "down"} <= {d.name for d in report.digital}
+
+
+def test_the_summary_says_why_the_graph_was_not_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", "analogize"):
+        analog = analogize(Dropped(), "ideal", example_inputs=torch.randn(2, 5))
+    assert "captured by hierarchical; not by fx: node 'dropout' differs" in str(summary(analog))
+    assert "front end fx: node 'dropout' differs" in caplog.text
+
+
+@wrap_torch_function(lambda x, w: (x, w))
+def scaled_product(x: Tensor, w: Tensor) -> Tensor:
+    """Somebody's own operator, of which torch knows nothing."""
+    return 2 * torch.from_numpy(x.numpy() @ w.detach().numpy())
+
+
+class OwnOperator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(5, 3))
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(scaled_product(x, self.w))
+
+
+def test_anyones_operator_can_be_taught(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = OwnOperator(), torch.randn(4, 5)
+    monkeypatch.setattr(operators, "RULES", operators.RULES.copy())
+    assert [r.name for r in regions(analogize(model, "ideal", example_inputs=x))] == ["last"]
+    operators.RULES[scaled_product] = lambda stored, x, w: F.linear(x, 2 * w.t())
+    monkeypatch.setattr(intercept, "RULES", operators.RULES)
+    analog = analogize(model, "ideal", example_inputs=x, capture="intercept")
+    assert [r.name for r in regions(analog)] == ["w", "last"]
+    torch.testing.assert_close(analog(x), model(x))
