@@ -19,11 +19,13 @@ from analogize.converter import FixedRange
 from analogize.devices.cells import Reading, full_scale, simulate
 from analogize.devices.compensation import factors
 from analogize.devices.random import Draws
-from analogize.errors import ChipError, PassError
+from analogize.devices.slicing import combine, digits_of, split
+from analogize.errors import ChipError
 from analogize.product import Product, per_channel
-from analogize.quantize import Bound, Grid, clamp, percentiles, to_codes
+from analogize.quantize import Bound, Grid, clamp, to_codes
 from analogize.targets import spec
 from analogize.targets.noise import acts_on_devices
+from analogize.weight_range import find_range
 
 aten = torch.ops.aten
 FRESH = Reading()
@@ -33,57 +35,6 @@ def region_seed(seed: int, name: str) -> int:
     """The seed of one region's draw: a hash, so that no order of visiting matters."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: str) -> Tensor:
-    """The range [W_min, W_max] that ``settings`` ask for, from the statistics of ``weight``.
-
-    Returns:
-        float32, shape (2,), or (2, output channels) with per-channel granularity; infinite without
-        a range. A channel whose weights are all equal takes the layer's range.
-
-    Raises:
-        PassError: the weights are not finite, or give a range that is empty.
-    """
-    if not bool(torch.isfinite(weight).all()):
-        raise PassError(
-            f"region '{name}': its weights hold NaN or infinite values; repair the model first"
-        )
-    rule = settings.range
-    if settings.granularity == "tensor":
-        ends = _ends(weight, rule)
-        if rule is not None and not bool(ends[0] < ends[1]):
-            raise PassError(
-                f"region '{name}': the weights give the range [{ends[0]:g}, {ends[1]:g}], and "
-                "W_min must be below W_max; keep the region digital, or use a fixed range"
-            )
-        return ends
-    rows = per_channel(product, weight.detach())
-    ends = torch.stack([_ends(row, rule) for row in rows], dim=1)
-    empty = ends[0] >= ends[1]
-    if bool(empty.any()):
-        layer = find_range(
-            weight, product, settings.model_copy(update={"granularity": "tensor"}), name
-        )
-        ends = torch.where(empty, layer.unsqueeze(1), ends)
-    return ends
-
-
-def _ends(weight: Tensor, rule: spec.WeightRange | None) -> Tensor:
-    values = weight.detach().float()
-    match rule:
-        case None:
-            return torch.tensor([-torch.inf, torch.inf], device=weight.device)
-        case spec.StdRange():
-            half = rule.multiple * values.std(correction=0)
-            return torch.stack([-half, half])
-        case spec.AbsMaxRange():
-            return torch.stack([-values.abs().max(), values.abs().max()])
-        case spec.PercentileRange():
-            return percentiles(values, rule.low, rule.high)
-        case spec.FixedRange():
-            return torch.tensor([rule.min, rule.max], device=weight.device)
-    raise AssertionError(f"unhandled weight range {rule!r}")
 
 
 class WeightArray(FixedRange):
@@ -96,7 +47,8 @@ class WeightArray(FixedRange):
         folded: True if the array works in weight units, False for integer codes.
         conductance: how weights become conductances, or None.
         compensation: how the target corrects drift.
-        chip: the programmed weights in array units, or None.
+        cell_bits: bits of a weight that one pair of cells holds, or None for all of them.
+        chip: the programmed weights in array units, or None; digits first where cells hold digits.
         correction: what the chip's output is multiplied by digitally, viewed against it, or None.
     """
 
@@ -112,6 +64,7 @@ class WeightArray(FixedRange):
         ends = find_range(weight, product, settings, name)
         super().__init__(ends, settings.bits, settings.grid, matters=settings.range is not None)
         self.noise: tuple[spec.NoiseModel, ...] = target.noise
+        self.cell_bits = None if target.array is None else target.array.cell_bits
         self.conductance, self.compensation = target.conductance, target.compensation
         self.register_buffer("chip", None, persistent=False)
         self.register_buffer("correction", None, persistent=False)
@@ -212,12 +165,28 @@ class WeightArray(FixedRange):
         Raises:
             ChipError: the reading's time is outside the range of a model.
         """
-        w_min, w_max = self._span()
+        if self.cell_bits is None:
+            return self._deviate(clean, *self._span(), generator, reading)
+        low, high = self._span()
+        parts = [
+            self._deviate(digit, low, high, generator, reading.part(f"digit {index}"))
+            for index, digit in enumerate(self.digits(clean))
+        ]
+        return torch.stack(parts)
+
+    def _deviate(
+        self,
+        clean: Tensor,
+        low: Bound,
+        high: Bound,
+        generator: torch.Generator | None,
+        reading: Reading,
+    ) -> Tensor:
         total = clean
         if any(acts_on_devices(model) and not noise.is_silent(model) for model in self.noise):
             total = self._simulate(clean, reading)
         for model in self.noise:
-            deviation = noise.draw(model, clean, w_min, w_max, generator)
+            deviation = noise.draw(model, clean, low, high, generator)
             if deviation is not None:
                 total = deviation.add_(total)
         return total
@@ -231,8 +200,33 @@ class WeightArray(FixedRange):
             full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
         return simulate(clean, full, self.conductance, self.noise, reading, self.name)
 
+    def digits(self, clean: Tensor) -> Tensor:
+        """Clean codes as the digits that cells hold, stacked; themselves without bit slicing."""
+        if self.cell_bits is None:
+            return clean
+        return split(clean, self.cell_bits, self.cells_a_weight)
+
+    def whole(self, weights: Tensor) -> Tensor:
+        """The weights that stacked digits stand for; themselves without bit slicing."""
+        return weights if self.cell_bits is None else combine(weights, self.cell_bits)
+
+    @property
+    def cells_a_weight(self) -> int:
+        """How many digits a weight has in the array; 1 without bit slicing."""
+        if self.cell_bits is None:
+            return 1
+        return digits_of(self._largest_code, self.cell_bits)
+
+    @property
+    def _largest_code(self) -> float:
+        ends = [torch.as_tensor(end).abs().max() for end in (self.low, self.high)]
+        return float(max(ends))
+
     def _span(self) -> tuple[Bound, Bound]:
-        """W_min and W_max in array units."""
+        """W_min and W_max in array units; of a digit, where cells hold digits."""
+        if self.cell_bits is not None:
+            largest = min(2.0**self.cell_bits - 1, self._largest_code)
+            return -largest, largest
         grid = self.grid
         if grid is None:
             return self.limits or (float("nan"), float("nan"))
@@ -246,6 +240,8 @@ class WeightArray(FixedRange):
     @property
     def width(self) -> Bound:
         """W_max - W_min in array units, viewed against the product's output."""
+        if self.cell_bits is not None:
+            return 2 * float(self.full)
         if self.scale is None:
             width: Bound = self.range[1] - self.range[0]
         else:
@@ -272,7 +268,8 @@ class WeightArray(FixedRange):
         correction = None
         if rule != "none" and drift_time > 0 and self.conductance is not None:
             first = self.draw(weight, seed, 0.0, cycle)
-            correction = factors(first, chip, self.product, rule == "column")
+            before, now = self.whole(first), self.whole(chip)
+            correction = factors(before, now, self.product, rule == "column")
             if correction.ndim:
                 correction = self.product.output_channels(correction)
         self.chip, self.correction = chip, correction

@@ -101,7 +101,7 @@ def _sample(
 
     def observe(op: AnalogOp, x: Tensor, y: Tensor) -> None:
         if op in samples:
-            for values, sample in zip((x, y), samples[op], strict=True):
+            for values, sample in zip((x, op.conversions(y)), samples[op], strict=True):
                 _add(op, values, sample)
 
     device = device_of(model)

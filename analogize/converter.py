@@ -95,6 +95,11 @@ class Converter(FixedRange):
         """Whether the range comes from data."""
         return self.bits is not None and isinstance(self.settings.range, spec.PercentileRange)
 
+    @property
+    def covers_all(self) -> bool:
+        """Whether it converts every sum that a tile can produce, over a range without data."""
+        return self.bits is not None and isinstance(self.settings.range, spec.FullRange)
+
     def calibrate(self, minimum: float, maximum: float) -> None:
         """Fix the range to ``[minimum, maximum]``.
 

@@ -119,16 +119,16 @@ class Differentiable(torch.autograd.Function):
         stages: Stages = ctx.stages
         dtype = ctx.dtypes.product
         if excess is not None:
-            grad = _stop_saturated(grad, excess.to(grad.dtype))
+            grad = stop_saturated(grad, excess.to(grad.dtype))
         # With weights in their own units, the scales of all stages cancel in x's gradient.
         grad_x, grad_w = ctx.product.backward(
             grad.to(dtype),
-            _input_codes(x, stages).to(dtype),
+            input_codes(x, stages).to(dtype),
             ctx.array.real(weight).to(dtype),
             ctx.needs_input_grad[:2],
         )
         if grad_x is not None:
-            grad_x = _stop_outside(grad_x.to(x.dtype), x, stages)
+            grad_x = stop_outside(grad_x.to(x.dtype), x, stages)
         if grad_w is not None:
             grad_w = grad_w.to(weight.dtype)
             if stages.x_scale is not None:
@@ -141,7 +141,7 @@ def _accumulate(
     x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: Dtypes
 ) -> Tensor:
     """DAC and product: accumulated array units."""
-    codes, weights = _input_codes(x, stages).to(dtypes.product), weights.to(dtypes.product)
+    codes, weights = input_codes(x, stages).to(dtypes.product), weights.to(dtypes.product)
     if dtypes.product == dtypes.output:
         acc = product.forward(codes, weights)
     else:
@@ -150,7 +150,7 @@ def _accumulate(
     return acc if stages.disturb is None else stages.disturb(acc, codes, weights, product)
 
 
-def _stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
+def stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
     """``grad`` where ``excess`` is 0, else 0; a new tensor."""
     if torch.compiler.is_compiling():
         # Arithmetic instead of a comparison: Inductor's CPU code for boolean tensors is slow.
@@ -158,7 +158,7 @@ def _stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
     return aten.hardtanh_backward.grad_input(grad, excess, -0.5, 0.5, grad_input=excess)  # type: ignore[no-any-return]
 
 
-def _stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
+def stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
     """``grad`` where the DAC does not saturate at ``x``, else 0; may overwrite ``grad``."""
     if stages.x_scale is None:
         return grad
@@ -169,7 +169,8 @@ def _stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
     return aten.hardtanh_backward.grad_input(grad, x, *stages.x_edges, grad_input=grad)  # type: ignore[no-any-return]
 
 
-def _input_codes(x: Tensor, stages: Stages) -> Tensor:
+def input_codes(x: Tensor, stages: Stages) -> Tensor:
+    """The DAC: zero-centred codes of ``x``, or ``x`` itself without a DAC."""
     if stages.x_scale is None:
         return x
     return _clamp_((x / stages.x_scale).round_(), stages.x_low, stages.x_high)

@@ -18,11 +18,14 @@ from analogize.array import WeightArray
 from analogize.converter import Converter
 from analogize.crossbar import Differentiable, Dtypes, Stages, infer
 from analogize.devices.reading import Disturbance, disturbance
+from analogize.devices.slicing import whole_step
 from analogize.errors import CalibrationError
 from analogize.expression import Expression
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
 from analogize.targets.spec import Target
+from analogize.tiled import TiledDifferentiable, Tiles, cut
+from analogize.tiled import infer as infer_tiled
 
 NoiseMode = Literal["off", "fresh", "programmed"]
 
@@ -73,6 +76,7 @@ class AnalogOp(nn.Module):
         dac: input converter.
         array: the weights' array; operators that share a weight share it.
         adc: output converter.
+        tiles: the parts of the product that are converted one by one, or None if it is whole.
         mode: ``"off"``, ``"fresh"`` or ``"programmed"``, or None for the default: fresh noise in
             training, and in evaluation until a chip is programmed.
         region: what this operator stands for.
@@ -90,8 +94,10 @@ class AnalogOp(nn.Module):
         self.expression: Expression | None = None
         self.dac, self.array, self.adc = Converter(target.dac), array, Converter(target.adc)
         self.tile_size = target.array
+        self.tiles = cut(product, array.shape, target)
         self.mode: NoiseMode | None = None
         self.observer: Callable[[Tensor, Tensor], None] | None = None
+        self._observed: tuple[Tensor, Tensor, Tiles] | None = None
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
         self.refresh()
 
@@ -102,8 +108,15 @@ class AnalogOp(nn.Module):
         scales = [s for s in (dac.scale, self.array.output_scale) if s is not None]
         for scale in scales:
             factor = factor * scale.double()
-        converts = adc.scale is not None
         low, high = _number(dac.low), _number(dac.high)
+        adc_scale, y_low, y_high = adc.scale, _number(adc.low), _number(adc.high)
+        step = None if adc_scale is None else (adc_scale.double() / factor).float()
+        if adc.covers_all and self.array.scale is not None and dac.scale is not None:
+            y_high = 2.0 ** (_bits(adc) - 1) - 1
+            units = whole_step(self._largest_sum(max(-low, high)), y_high)
+            y_low, step = -y_high, factor.new_tensor(units).float()
+            adc_scale = (factor * units).float()
+        converts = adc_scale is not None
         # Half a step beyond the last code still rounds onto it.
         edge = 0.0 if dac.scale is None else float(dac.scale.double())
         self._stages = Stages(
@@ -111,17 +124,28 @@ class AnalogOp(nn.Module):
             x_low=low,
             x_high=high,
             x_edges=(edge * (low - 0.5), edge * (high + 0.5)),
-            step=(adc.scale.double() / factor).float() if adc.scale is not None else None,
-            y_scale=adc.scale,
-            y_low=_number(adc.low),
-            y_high=_number(adc.high),
+            step=step,
+            y_scale=adc_scale,
+            y_low=y_low,
+            y_high=y_high,
             gain=factor.float() if scales and not converts else None,
         )
         self._noisy_stages = self._stages._replace(disturb=self._disturbance())
 
         # Attributes, not properties: every forward pass asks.
-        self.is_calibrated = all(c.bits is None or c.scale is not None for c in (dac, adc))
+        needs_range = (dac,) if adc.covers_all else (dac, adc)
+        self.is_calibrated = all(c.bits is None or c.scale is not None for c in needs_range)
         self._is_bare = dac.scale is None and not converts and not self.array.clips
+
+    def _largest_sum(self, largest_input: float) -> float:
+        """The largest magnitude that one conversion can meet, in accumulated array units."""
+        size = self.tile_size
+        _, rows, _ = self.product.matrix(self.array.shape)
+        if size is not None and size.tiling:
+            rows = min(rows, size.rows)
+            if size.input_bits is not None:
+                largest_input = min(largest_input, 2.0**size.input_bits - 1)
+        return rows * largest_input * float(torch.as_tensor(self.array.full).max())
 
     def _disturbance(self) -> Disturbance | None:
         """The noise that every product draws anew; None without any."""
@@ -169,9 +193,14 @@ class AnalogOp(nn.Module):
         product = self.product
         if output_padding is not None and isinstance(product, Convolution):
             product = replace(product, output_padding=output_padding)
+        tiles = self.tiles
+        if tiles is not None and product is not self.product:
+            tiles = tiles.with_product(product)
         if self.observer is not None:
             y: Tensor = self.digitally(product.forward, x, weight)
+            self._observed = None if tiles is None else (x, weight, tiles)
             self.observer(x, y)
+            self._observed = None
             return y
         if not self.is_calibrated:
             self._refuse_uncalibrated()
@@ -179,13 +208,35 @@ class AnalogOp(nn.Module):
             return product.forward(x, weight)
         mode = self._effective_mode()
         used, dtypes = self._weights(weight, mode, through), self._dtypes(x)
+        if tiles is None:
+            used = self.array.whole(used)
         stages = self._stages if mode == "off" else self._noisy_stages
-        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            y = Differentiable.apply(x, weight, used, self.array, product, stages, dtypes)[0]
-        else:
-            y = infer(x, used, product, stages, dtypes)
+        y = self._convert(x, weight, used, tiles or product, stages, dtypes)
         if mode == "programmed" and self.array.correction is not None:
             y = y * self.array.correction.to(y.dtype)
+        return y
+
+    def _convert(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        used: Tensor,
+        how: Product | Tiles,
+        stages: Stages,
+        dtypes: Dtypes,
+    ) -> Tensor:
+        """The product with the weights ``used``, differentiable where something asks for it."""
+        differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        if isinstance(how, Tiles):
+            if not differentiable:
+                return infer_tiled(x, used, how, stages, dtypes)
+            y: Tensor = TiledDifferentiable.apply(x, weight, used, self.array, how, stages, dtypes)[
+                0
+            ]
+        elif not differentiable:
+            return infer(x, used, how, stages, dtypes)
+        else:
+            y = Differentiable.apply(x, weight, used, self.array, how, stages, dtypes)[0]
         return y
 
     def _effective_mode(self) -> NoiseMode:
@@ -202,7 +253,22 @@ class AnalogOp(nn.Module):
             return chip if through is None else through(chip)
         with torch.no_grad():
             clean = self.array.clean(weight.detach())
-            return clean if mode == "off" else self.array.noisy(clean)
+            return self.array.digits(clean) if mode == "off" else self.array.noisy(clean)
+
+    def conversions(self, y: Tensor) -> Tensor:
+        """What the ADC converts, for an observer that was given the output ``y``.
+
+        With tiles these are the partial sums, stacked along a first dimension.
+        """
+        if self._observed is None:
+            return y
+        x, weight, tiles = self._observed
+        return torch.stack(
+            [
+                piece.product.forward(piece.inputs(x), piece.weights(weight))
+                for piece in tiles.pieces
+            ]
+        )
 
     def _dtypes(self, x: Tensor) -> Dtypes:
         """What to compute in: the digital operator's dtype, unless codes would suffer.
@@ -278,3 +344,8 @@ def _refresh(op: AnalogOp, incompatible_keys: object) -> None:
 def _number(bound: Bound) -> float:
     assert isinstance(bound, float), "a converter's range is one for all channels"
     return bound
+
+
+def _bits(converter: Converter) -> int:
+    assert converter.bits is not None, "a range belongs to bits"
+    return converter.bits

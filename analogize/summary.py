@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from io import StringIO
-from math import ceil
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from torch import nn
 
 from analogize.array import WeightArray
 from analogize.converter import Converter
+from analogize.devices.tiles import count
 from analogize.errors import AnalogizeError
 from analogize.module import DigitalProduct, Report
 from analogize.ops import AnalogOp, Region, operators
@@ -192,8 +192,9 @@ def _tiling(op: AnalogOp) -> tuple[int | None, float | None]:
     if size is None:
         return None, None
     groups, rows, columns = op.product.matrix(op.array.shape)
-    tiles = groups * ceil(rows / size.rows) * ceil(columns / size.cols)
-    return tiles, groups * rows * columns / (tiles * size.rows * size.cols)
+    tiles = count(op.product, op.array.shape, size.rows, size.cols) * op.array.cells_a_weight
+    held = groups * rows * columns * op.array.cells_a_weight
+    return tiles, held / (tiles * size.rows * size.cols)
 
 
 def _weights(array: WeightArray) -> str:

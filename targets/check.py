@@ -78,3 +78,27 @@ def check_output(target: Target) -> None:
             raise refuse(f"noise.{index}.std", reason)
     if target.compensation != "none" and target.conductance is None:
         raise refuse("compensation", "it corrects drift, so give the target 'conductance'")
+
+
+def check_digits(target: Target) -> None:
+    """A full range and digits are about integer codes; digits are converted one by one."""
+    array, in_codes = target.array, target.dac.bits is not None and target.weights.bits is not None
+    if target.dac.range.kind == "full":
+        raise refuse("dac.range.kind", "a DAC has no sums to cover; use percentile or fixed")
+    full = target.adc.range.kind == "full"
+    if full and target.adc.bits is not None and not in_codes:
+        raise refuse("adc.range.kind", "it counts codes, so give dac.bits and weights.bits")
+    if array is None:
+        return
+    for key in ("cell_bits", "input_bits"):
+        if getattr(array, key) is None:
+            continue
+        if not array.tiling:
+            raise refuse(f"array.{key}", "digits are converted one by one, so set tiling: true")
+        if not in_codes:
+            raise refuse(f"array.{key}", "digits are of codes: give dac.bits and weights.bits")
+        if target.adc.bits is not None and not full:
+            reason = "digits have sums of their own, so give adc.range {kind: full}, or no adc.bits"
+            raise refuse(f"array.{key}", reason)
+    if array.cell_bits and target.conductance and target.conductance.scale == "column":
+        raise refuse("array.cell_bits", "digits share one scale; use conductance.scale: tensor")

@@ -24,6 +24,7 @@ _INHERITED_IN_PART = (
     "PercentileRange",
     "AbsMaxRange",
     "FixedRange",
+    "FullRange",
     "Array",
     "Conductance",
 )

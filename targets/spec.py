@@ -21,7 +21,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from analogize.targets.base import Bits, Count, Percentile, Real, Spec, Text, refuse
-from analogize.targets.check import check_devices, check_output, check_range
+from analogize.targets.check import check_devices, check_digits, check_output, check_range
 from analogize.targets.conductance import Conductance
 from analogize.targets.dialect import dump
 from analogize.targets.noise import FixedSNRNoise, GaussianNoise, NoiseModel
@@ -37,6 +37,7 @@ __all__ = [
     "Digital",
     "FixedRange",
     "FixedSNRNoise",
+    "FullRange",
     "GaussianNoise",
     "NoiseModel",
     "Operator",
@@ -113,10 +114,20 @@ class FixedRange(Spec):
         return self
 
 
+class FullRange(Spec):
+    """Every sum that a tile can produce: no output saturates, and no calibration is needed.
+
+    The step is the least whole number of units (one input code times one weight code) with which
+    the bits cover rows x largest input x largest weight; an ADC with enough bits loses nothing.
+    """
+
+    kind: Literal["full"] = "full"
+
+
 WeightRange = Annotated[
     StdRange | PercentileRange | AbsMaxRange | FixedRange, Field(discriminator="kind")
 ]
-ConverterRange = Annotated[PercentileRange | FixedRange, Field(discriminator="kind")]
+ConverterRange = Annotated[PercentileRange | FixedRange | FullRange, Field(discriminator="kind")]
 
 
 def _check_grid(bits: int | None, grid: Grid, values: Spec | None) -> None:
@@ -176,7 +187,8 @@ class Converter(Spec):
     bits: Bits | None = Field(default=None, description="Resolution; null: no conversion.")
     range: ConverterRange = Field(
         default=PercentileRange(),
-        description="Percentiles of the calibration data (the paper's 0.1 and 99.9), or fixed.",
+        description="Percentiles of the calibration data (the paper's 0.1 and 99.9), fixed, or "
+        "(ADC only) every sum that a tile can produce.",
     )
     grid: Grid = Field(
         default="affine",
@@ -199,6 +211,16 @@ class Array(Spec):
         strict=True,
         description="true: every tile converts its own partial sums, which are then added "
         "digitally; false: the size only counts tiles, and an ADC converts the whole sum.",
+    )
+    cell_bits: Bits | None = Field(
+        default=None,
+        description="Bit slicing: bits of a weight that one pair of cells holds, the rest in "
+        "further pairs whose sums are shifted and added digitally; null: one pair holds a weight.",
+    )
+    input_bits: Bits | None = Field(
+        default=None,
+        description="Bit-serial inputs: bits of an input that are applied at once, the rest one "
+        "after the other, shifted and added digitally; null: inputs are applied whole.",
     )
 
 
@@ -259,6 +281,7 @@ class Target(Spec):
         check_range(self)
         check_devices(self)
         check_output(self)
+        check_digits(self)
         return self
 
     def to_yaml(self) -> str:

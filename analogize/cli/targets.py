@@ -17,11 +17,13 @@ from analogize.targets.describe import json_schema
 from analogize.targets.load import load_target, names, sources
 from analogize.targets.spec import (
     AbsMaxRange,
+    Array,
     Conductance,
     Converter,
     Digital,
     FixedRange,
     FixedSNRNoise,
+    FullRange,
     GaussianNoise,
     NoiseModel,
     PercentileRange,
@@ -126,10 +128,22 @@ def _settings(target: Target) -> Table:
     table.add_row("noise", "\n".join(_noise(model) for model in target.noise) or "none")
     table.add_row("DAC", _converter(target.dac))
     table.add_row("ADC", _converter(target.adc))
-    tile = f"tiles of {target.array.rows} x {target.array.cols}" if target.array else "unlimited"
-    table.add_row("array", tile)
+    table.add_row("array", _array(target.array))
     table.add_row("digital", escape(_digital(target.digital)))
     return table
+
+
+def _array(array: Array | None) -> str:
+    if array is None:
+        return "unlimited"
+    parts = [f"tiles of {array.rows} x {array.cols}"]
+    if array.tiling:
+        parts.append("each converts its own sums")
+    if array.cell_bits is not None:
+        parts.append(f"{array.cell_bits} bits a cell")
+    if array.input_bits is not None:
+        parts.append(f"inputs {array.input_bits} bits at a time")
+    return "; ".join(parts)
 
 
 def _bits(bits: int | None) -> str:
@@ -163,14 +177,15 @@ def _weights(weights: Weights) -> str:
 def _converter(converter: Converter) -> str:
     if converter.bits is None:
         return "none"
-    return f"{_grid(converter)} over {_range(converter.range)} of the calibration data"
+    data = " of the calibration data" if isinstance(converter.range, PercentileRange) else ""
+    return f"{_grid(converter)} over {_range(converter.range)}{data}"
 
 
 def _grid(part: Weights | Converter) -> str:
     return f"{part.bits} bits, {part.grid} grid" if part.bits else "not quantized"
 
 
-def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange) -> str:
+def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange | FullRange) -> str:
     match values:
         case StdRange():
             return f"±{values.multiple:g} standard deviations"
@@ -178,6 +193,8 @@ def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange) -> str
             return f"percentiles {values.low:g} to {values.high:g}"
         case AbsMaxRange():
             return "± the largest magnitude"
+        case FullRange():
+            return "every sum a tile can produce"
         case FixedRange():
             return f"\\[{values.min:g}, {values.max:g}]"
 

@@ -40,6 +40,11 @@ class Reading:
     time: float = 0.0
     cycle: int = 0
 
+    def part(self, name: str) -> Reading:
+        """The same reading of another part of the array, with draws of its own."""
+        key = self.draws.key
+        return self if key is None else replace(self, draws=Draws(f"{key}/{name}"))
+
 
 @dataclass(frozen=True)
 class Cells:

@@ -106,6 +106,11 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _require_exportable(op: AnalogOp) -> None:
+    if op.tiles is not None or op.adc.covers_all:
+        raise ExportError(
+            f"region '{op.region.name}' converts the sums of its tiles one by one, which is not "
+            "exported; use a target with array.tiling false and a calibrated ADC"
+        )
     if not op.is_calibrated:
         raise CalibrationError(
             f"region '{op.region.name}' has a converter without a range; call "

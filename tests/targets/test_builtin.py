@@ -25,6 +25,7 @@ PERCENTILES = PercentileRange(low=0.1, high=99.9)
 def test_the_set() -> None:
     assert set(names()) == {
         "ideal",
+        "isaac",
         "paper_lenet5_8bit",
         "paper_resnet18_4bit",
         "paper_resnet32",

@@ -1,0 +1,175 @@
+"""The arithmetic of an operator whose tiles convert their own partial sums.
+
+    y = s_y sum over tiles, input digits i and weight digits k of
+            2^(i input_bits + k cell_bits) clamp(round(product(x_i, w_k) / y_step))
+
+Without digits (no bit slicing, no bit-serial input) the sum is over tiles alone. Backward: as in
+crossbar.py, straight through every rounding, with clean weights, and zero where a tile's ADC
+saturates. A full-range ADC, which digits need, does not saturate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from analogize.array import WeightArray
+from analogize.crossbar import Dtypes, Stages, input_codes, stop_outside, stop_saturated
+from analogize.devices.slicing import digits_of, split
+from analogize.devices.tiles import Piece, pieces
+from analogize.product import Product
+from analogize.targets.spec import Target
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How one operator's product is cut up.
+
+    Attributes:
+        pieces: one for each row of tiles.
+        input_bits: bits of an input digit, or None for inputs applied at once.
+        cell_bits: bits of a weight digit, or None for weights in single pairs; with digits, the
+            weights that a pass uses are stacked along a first dimension.
+    """
+
+    pieces: tuple[Piece, ...]
+    input_bits: int | None = None
+    cell_bits: int | None = None
+
+    def with_product(self, product: Product) -> Tiles:
+        """The same tiles with another output padding."""
+        return replace(self, pieces=tuple(replace(p, product=product) for p in self.pieces))
+
+    @property
+    def has_digits(self) -> bool:
+        """Whether inputs or weights are cut into digits."""
+        return self.input_bits is not None or self.cell_bits is not None
+
+    def partial_sums(
+        self, x: Tensor, weights: Tensor, stages: Stages
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Every analog sum, with the digital factor it gets: (factor, accumulated units).
+
+        Args:
+            x: input codes.
+            weights: weights in array units; the digits first where there are any.
+            stages: the operator's fixed parts.
+        """
+        inputs = [(1.0, x)]
+        if self.input_bits is not None:
+            digits = digits_of(max(-stages.x_low, stages.x_high), self.input_bits)
+            planes = split(x, self.input_bits, digits)
+            inputs = [(2.0 ** (self.input_bits * i), plane) for i, plane in enumerate(planes)]
+        slices = [(1.0, weights)]
+        if self.cell_bits is not None:
+            slices = [(2.0 ** (self.cell_bits * k), part) for k, part in enumerate(weights)]
+        for piece in self.pieces:
+            held = [(factor, piece.weights(part)) for factor, part in slices]
+            for x_factor, plane in inputs:
+                applied = piece.inputs(plane)
+                for w_factor, part in held:
+                    acc = piece.product.forward(applied, part)
+                    if stages.disturb is not None:
+                        acc = stages.disturb(acc, applied, part, piece.product)
+                    yield x_factor * w_factor, acc
+
+
+def cut(product: Product, shape: torch.Size, target: Target) -> Tiles | None:
+    """The tiles that convert their own sums; None where one conversion does for the product."""
+    size = target.array
+    if size is None or not size.tiling or target.adc.bits is None:
+        return None
+    tiles = Tiles(pieces(product, shape, size.rows), size.input_bits, size.cell_bits)
+    return tiles if len(tiles.pieces) > 1 or tiles.has_digits else None
+
+
+def infer(x: Tensor, weights: Tensor, tiles: Tiles, stages: Stages, dtypes: Dtypes) -> Tensor:
+    """The forward pass without a graph; ``weights`` are in array units."""
+    return _convert(x, weights, tiles, stages, dtypes, None)
+
+
+def _convert(
+    x: Tensor,
+    weights: Tensor,
+    tiles: Tiles,
+    stages: Stages,
+    dtypes: Dtypes,
+    excesses: list[Tensor] | None,
+) -> Tensor:
+    """The sum of all converted partial sums; appends where each saturates to ``excesses``."""
+    assert stages.step is not None, "tiles matter only to an ADC"
+    assert stages.y_scale is not None, "likewise"
+    total: Tensor | None = None
+    codes, weights = input_codes(x, stages).to(dtypes.product), weights.to(dtypes.product)
+    with torch.autocast(x.device.type, enabled=False):
+        for factor, acc in tiles.partial_sums(codes, weights, stages):
+            rounded = acc.div_(stages.step).round_()
+            part = rounded.clamp(stages.y_low, stages.y_high)
+            if excesses is not None:
+                excesses.append(rounded.sub_(part).clamp_(-1, 1).to(torch.int8))
+            if factor != 1:
+                part = part.mul_(factor)
+            total = part if total is None else total.add_(part)
+    assert total is not None, "a product has at least one tile"
+    return total.mul_(stages.y_scale).to(dtypes.output)
+
+
+class TiledDifferentiable(torch.autograd.Function):
+    """The forward pass with its explicit backward; returns (y, where each tile saturates...).
+
+    ``apply(x, weight, used, array, tiles, stages, dtypes)``, as ``crossbar.Differentiable``.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        used: Tensor,
+        array: WeightArray,
+        tiles: Tiles,
+        stages: Stages,
+        dtypes: Dtypes,
+    ) -> tuple[Tensor, ...]:
+        """See the class."""
+        excesses: list[Tensor] | None = None if tiles.has_digits else []
+        y = _convert(x, used, tiles, stages, dtypes, excesses)
+        return y, *(excesses or [])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep the operands, which the digital operator would keep too."""
+        x, weight, _, ctx.array, ctx.tiles, ctx.stages, ctx.dtypes = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(x, weight, *output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients for x and weight."""
+        if grad is None:
+            return (None,) * 7
+        x, weight, *excesses = ctx.saved_tensors
+        tiles: Tiles = ctx.tiles
+        codes = input_codes(x, ctx.stages).to(ctx.dtypes.product).requires_grad_()
+        clean = ctx.array.real(weight).to(ctx.dtypes.product).requires_grad_()
+        grad = grad.to(ctx.dtypes.product)
+        grads = [stop_saturated(grad, e.to(grad.dtype)) for e in excesses]
+        with torch.enable_grad():
+            outputs = [
+                piece.product.forward(piece.inputs(codes), piece.weights(clean))
+                for piece in tiles.pieces
+            ]
+        grad_x, grad_w = torch.autograd.grad(
+            outputs, [codes, clean], grads or [grad] * len(outputs)
+        )
+        grad_x = stop_outside(grad_x.to(x.dtype), x, ctx.stages)
+        grad_w = grad_w.to(weight.dtype)
+        if ctx.stages.x_scale is not None:
+            grad_w = grad_w.mul(ctx.stages.x_scale)
+        return grad_x, ctx.array.mask_gradient(grad_w, weight), None, None, None, None, None
