@@ -16,12 +16,13 @@ from analogize.chip import weight_of
 from analogize.converter import Converter
 from analogize.errors import CalibrationError, ExportError
 from analogize.onnx import manifest
-from analogize.onnx.storage import Stored, WeightStorage, store
+from analogize.onnx.storage import Stored, WeightStorage, digest, store
 from analogize.ops import AnalogOp
-from analogize.product import Convolution, per_channel
+from analogize.product import BatchedLinear, Convolution, per_channel
 from analogize.targets.spec import FixedSNRNoise, GaussianNoise
 
 Array = npt.NDArray[Any]
+_CHANNELS_AT_ONCE = 1024
 NoiseKind = Literal["none", "runtime", "programmed"]
 
 
@@ -157,7 +158,8 @@ def _deviations(op: AnalogOp, weights: Tensor, stored: Stored) -> tuple[tuple[Ar
                 "ONNX graph; export clean weights (noise=None) or a programmed chip"
             )
         values = sigma.cpu().numpy().astype(np.float32)
-        found.append((values.T if stored.transposed and values.ndim == 2 else values, model))
+        swaps = stored.transposed and values.ndim > 1
+        found.append((values.swapaxes(-1, -2) if swaps else values, model))
     return tuple(found)
 
 
@@ -171,8 +173,10 @@ def _bound(op: AnalogOp, weights: Tensor) -> float | None:
         return None
     high, low = max(float(op.dac.high), 0.0), max(-float(op.dac.low), 0.0)
     largest = 0.0
-    # In parts, because float64 copies of a whole layer may be large.
-    for rows in per_channel(op.product, weights).split(1024):
+    channels = per_channel(op.product, weights)
+    # In parts, because copies of a whole layer may be large.
+    for start in range(0, len(channels), _CHANNELS_AT_ONCE):
+        rows = channels[start : start + _CHANNELS_AT_ONCE]
         positive = rows.clamp(min=0).sum(1, dtype=torch.float64)
         negative = rows.clamp(max=0).sum(1, dtype=torch.float64).neg()
         ends = (positive * high + negative * low, positive * low + negative * high)
@@ -249,12 +253,15 @@ def _weight(plan: RegionPlan) -> manifest.WeightEntry:
         high=_integers(array.high) if has_grid else None,
         folded=array.folded,
         storage=stored.storage,
+        digest=digest(stored.values),
         zero_point=stored.zero_point_numbers,
     )
 
 
 def _channel_axis(op: AnalogOp) -> int | None:
     product = op.product
+    if isinstance(product, BatchedLinear):
+        return None
     if not isinstance(product, Convolution) or not product.transposed:
         return 0
     return 1 if product.groups == 1 else None
