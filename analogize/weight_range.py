@@ -16,11 +16,16 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
 
     Returns:
         float32, shape (2,), or (2, output channels) with per-channel granularity; infinite without
-        a range. A channel whose weights are all equal takes the layer's range.
+        a range, on the meta device (and without values) for weights that are there. A channel whose
+        weights are all equal takes the layer's range.
 
     Raises:
         PassError: the weights are not finite, or give a range that is empty.
     """
+    if weight.is_meta:
+        channels = len(per_channel(product, weight.detach()))
+        shape = (2,) if settings.granularity == "tensor" else (2, channels)
+        return torch.empty(shape, device="meta")
     if not bool(torch.isfinite(weight).all()):
         raise PassError(
             f"region '{name}': its weights hold NaN or infinite values; repair the model first"
