@@ -26,7 +26,8 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
         channels = len(per_channel(product, weight.detach()))
         shape = (2,) if settings.granularity == "tensor" else (2, channels)
         return torch.empty(shape, device="meta")
-    if not bool(torch.isfinite(weight).all()):
+    # The extremes are NaN or infinite if any weight is; isfinite() would allocate a second copy.
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
         raise PassError(
             f"region '{name}': its weights hold NaN or infinite values; repair the model first"
         )
@@ -59,7 +60,8 @@ def _ends(weight: Tensor, rule: spec.WeightRange | None) -> Tensor:
             half = rule.multiple * values.std(correction=0)
             return torch.stack([-half, half])
         case spec.AbsMaxRange():
-            return torch.stack([-values.abs().max(), values.abs().max()])
+            half = torch.stack(torch.aminmax(values)).abs().max()
+            return torch.stack([-half, half])
         case spec.PercentileRange():
             return percentiles(values, rule.low, rule.high)
         case spec.FixedRange():
