@@ -28,6 +28,7 @@ from analogize.fingerprint import chip_seed
 from analogize.inference import unpack
 from analogize.montecarlo import evaluate
 from analogize.ops import AnalogOp, operators
+from analogize.ranking import curvature_costs
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 
@@ -76,13 +77,16 @@ def assign(
     calibration: Iterable[Any] | None = None,
     confidence: float = 0.95,
     instances: int = 30,
+    screening: int = 10,
     seed: int = 0,
     progress: bool = False,
 ) -> Assignment:
     """Find the fewest multiply-accumulates to keep digital within an accuracy budget.
 
-    Up to six regions every subset is tried in the order of its work; beyond, regions are added by
-    what they cost alone for their work, and those that turn out unnecessary are taken out again.
+    Up to six regions every subset is tried in the order of its work. Beyond, regions are ordered by
+    the loss that their noise and rounding is expected to cost for their work (one backward pass),
+    the shortest sufficient start of that order is found by bisection, and regions that turn out
+    unnecessary are taken out again.
 
     Args:
         model: The digital classifier.
@@ -92,6 +96,7 @@ def assign(
         calibration: Batches that fix the ranges of converters, where the target has some.
         confidence: How sure the budget must be met by the mean over all chips.
         instances: Chips of each test.
+        screening: Chips that a candidate is tried on before it is worth a test.
         seed: What the chips' seeds derive from.
         progress: Whether to show progress bars.
 
@@ -99,10 +104,10 @@ def assign(
         EvaluationError: Arguments or data do not fit.
         AnalogizeError: The model cannot be rewritten for the target.
     """
-    if not 0 < max_drop < 1 or not 0.5 <= confidence < 1 or instances < 2:
+    if not 0 < max_drop < 1 or not 0.5 <= confidence < 1 or min(instances, screening) < 2:
         raise EvaluationError(
             f"max_drop ({max_drop}) must lie between 0 and 1, confidence ({confidence}) between "
-            f"0.5 and 1, and instances ({instances}) be at least 2"
+            f"0.5 and 1, and instances ({instances}) and screening ({screening}) be at least 2"
         )
     loaded = load_target(target)
     example, _, samples = unpack(next(iter(data)), 0, next(model.parameters()).device)
@@ -111,7 +116,7 @@ def assign(
     )
     macs = {op.region.name: (op.region.macs or 0) // samples for op in operators(analog)}
 
-    def drops(names: Sequence[str], run: int, chips: int = instances) -> list[float]:
+    def drops(names: Sequence[str], run: int, chips: int) -> list[float]:
         with digital_regions(analog, names):
             level = evaluate(
                 analog, data, "accuracy", None, chips, chip_seed(seed, run), progress=progress
@@ -122,17 +127,24 @@ def assign(
     baseline = 0.0
     baseline = -drops(tuple(macs), 0, 1)[0]
 
-    def screen(names: Sequence[str]) -> float:
-        return statistics.fmean(drops(names, 0))
+    def screened(names: Sequence[str]) -> list[float]:
+        return drops(names, 0, screening)
+
+    def promises(names: Sequence[str]) -> bool:
+        found = screened(names)
+        error = statistics.stdev(found) / math.sqrt(len(found))
+        return statistics.fmean(found) + error <= max_drop
 
     exhaustive = len(macs) <= _EXHAUSTIVE
-    candidates = _subsets(macs) if exhaustive else _greedy(macs, screen, max_drop)
+    candidates: Iterable[tuple[str, ...]]
+    if exhaustive:
+        candidates = (c for c in _subsets(macs) if statistics.fmean(screened(c)) <= max_drop)
+    else:
+        candidates = _greedy(macs, _worth(analog, data, macs, seed), promises)
     tested = 0
     for names in candidates:
-        if screen(names) > max_drop:
-            continue
         tested += 1
-        found = drops(names, tested)
+        found = drops(names, tested, instances)
         bound = _upper_bound(found, (1 - confidence) / 2**tested)
         if bound <= max_drop:
             break
@@ -175,18 +187,25 @@ def _subsets(macs: dict[str, int]) -> list[tuple[str, ...]]:
     return sorted(every, key=lambda names: (sum(macs[n] for n in names), len(names)))
 
 
+def _worth(model: nn.Module, data: Iterable[Any], macs: dict[str, int], seed: int) -> list[str]:
+    """Regions by the expected loss that keeping each digital saves for its work, best first."""
+    costs = curvature_costs(model, data, seed, rounding=True)
+    saved = {op.region.name: costs.get(op.array.name, 0.0) for op in operators(model)}
+    return sorted(macs, key=lambda name: -saved[name] / max(macs[name], 1))
+
+
 def _greedy(
-    macs: dict[str, int], screen: Callable[[Sequence[str]], float], max_drop: float
+    macs: dict[str, int], order: Sequence[str], promises: Callable[[Sequence[str]], bool]
 ) -> Iterator[tuple[str, ...]]:
-    """A small sufficient set, then ever larger ones, to the whole."""
-    alone = {name: screen([n for n in macs if n != name]) for name in macs}
-    order = sorted(macs, key=lambda name: -alone[name] / max(macs[name], 1))
-    chosen: list[str] = []
-    while screen(chosen) > max_drop:
-        chosen.append(next(name for name in order if name not in chosen))
+    """A small set that promises to suffice, then ever larger ones, to the whole."""
+    low, high = 0, len(order)  # the whole drops nothing
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if promises(order[:middle]) else (middle + 1, high)
+    chosen = list(order[:high])
     for name in sorted(chosen, key=lambda name: -macs[name]):
         fewer = [n for n in chosen if n != name]
-        if screen(fewer) <= max_drop:
+        if promises(fewer):
             chosen = fewer
     yield tuple(name for name in macs if name in chosen)
     for name in order:

@@ -54,20 +54,20 @@ def run_chip(
         EvaluationError: No data, a batch of another form, or a metric that is no finite number.
     """
     device = device_of(model)
-    _seed_generators(device, seed)
+    seed_generators(device, seed)
     if prepare is None:
         program(model, seed)
     else:
         prepare(seed)
-    _seed_generators(device, seed)
+    seed_generators(device, seed)
     score.reset(device)
     samples, drew = 0, False
     for index, batch in enumerate(data):
         call, targets, count = unpack(batch, index, device)
         # Only the model counts here: loaders draw a seed of their own for every pass.
-        before = _generator_states(device)
+        before = generator_states(device)
         outputs = _forward(model, call, index)
-        after = _generator_states(device)
+        after = generator_states(device)
         drew = drew or not all(map(torch.equal, before, after))
         score.update(outputs, targets, count)
         samples += count
@@ -87,7 +87,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     # A chip that its weights have outgrown must not come back as a valid one.
     arrays = [op.array for op in operators(model)]
     chips = [(a, a.chip, a.correction, a._programmed_version) for a in arrays]
-    states = _generator_states(device)
+    states = generator_states(device)
     try:
         model.eval()
         yield
@@ -97,7 +97,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for array, chip, correction, version in chips:
             array.chip, array.correction = chip, correction
             array._programmed_version = version
-        _set_generator_states(device, states)
+        set_generator_states(device, states)
 
 
 def unpack(batch: Any, index: int, device: torch.device) -> tuple[Call, Any, int]:
@@ -147,7 +147,7 @@ def _forward(model: nn.Module, call: Call, index: int) -> Any:
         ) from cause
 
 
-def _generator_states(device: torch.device) -> list[Tensor]:
+def generator_states(device: torch.device) -> list[Tensor]:
     """States of torch's global generators on the CPU and on ``device``."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
@@ -155,17 +155,19 @@ def _generator_states(device: torch.device) -> list[Tensor]:
     return states
 
 
-def _set_generator_states(device: torch.device, states: list[Tensor]) -> None:
+def set_generator_states(device: torch.device, states: list[Tensor]) -> None:
+    """Put back what ``generator_states`` gave."""
     torch.set_rng_state(states[0])
     if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[1], *_named(device))
 
 
-def _seed_generators(device: torch.device, seed: int) -> None:
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Start torch's global generators on the CPU and on ``device`` from ``seed``."""
     # torch.manual_seed would reseed every device there is, and only these are put back.
     places = {"cpu", str(device)}
     seeded = {place: torch.Generator(place).manual_seed(seed).get_state() for place in places}
-    _set_generator_states(device, [seeded["cpu"], seeded[str(device)]])
+    set_generator_states(device, [seeded["cpu"], seeded[str(device)]])
 
 
 def _named(device: torch.device) -> tuple[torch.device, ...]:

@@ -155,9 +155,11 @@ def mutual_information(
     _check(samples, instances, bins, limits, neighbours)
     seeds = [chip_seed(seed, k) for k in range(instances)]
 
-    def outputs() -> Array:
+    def outputs(noisy: bool = True) -> Array:
         found = [
             chip_outputs(model, part, seeds, output)
+            if noisy
+            else part.clean.expand(instances, *part.clean.shape)
             for part in parts(model, take(data, samples), instances, output)
         ]
         return torch.cat(found, dim=1).double().cpu().numpy()  # (chips, samples, values)
@@ -185,8 +187,8 @@ def mutual_information(
                 rows.append(row(level, outputs()))
         clean = next((r for r in rows if r.eta == 0), None)
         if clean is None:
-            with noise_level(model, 0.0):
-                clean = row(0.0, outputs())
+            # Not noise_level(0): device models have no level that could be set.
+            clean = row(0.0, outputs(noisy=False))
     reference = {n: getattr(clean, n).value for n in ("binned", "corrected", "neighbours")}
     return Information(
         rows=tuple(rows),

@@ -8,27 +8,45 @@ two codes, an output by one step of the ADC.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
 
 from analogize.array import WeightArray
-from analogize.calls import device_of, example_call
+from analogize.calls import Call, device_of, example_call
 from analogize.chip import noise_mode, program
-from analogize.errors import ChipError
-from analogize.inference import undisturbed
+from analogize.errors import AnalogizeError, ChipError, EvaluationError
+from analogize.inference import (
+    Pass,
+    generator_states,
+    run_chip,
+    seed_generators,
+    undisturbed,
+    unpack,
+)
+from analogize.metrics import Score
 from analogize.ops import operators
 
 
 @torch.no_grad()
-def program_many(model: nn.Module, seeds: Sequence[int]) -> dict[str, Tensor]:
+def program_many(
+    model: nn.Module, seeds: Sequence[int], prepare: Callable[[int], None] | None = None
+) -> dict[str, Tensor]:
     """Draw chips ``seeds`` and stack them: every array's buffer name, with (chips, ...) weights.
 
+    Args:
+        model: A rewritten model.
+        seeds: The chips.
+        prepare: What programs a chip; by default ``program(model, seed)``.
+
     Raises:
-        ChipError: no seed, or no analog operator.
+        ChipError: no seed, no analog operator, or chips that are corrected for their drift, which
+            takes one by one.
     """
     if not seeds:
         raise ChipError("no chip to program; give at least one seed")
@@ -36,9 +54,14 @@ def program_many(model: nn.Module, seeds: Sequence[int]) -> dict[str, Tensor]:
     drawn: dict[str, list[Tensor]] = {name: [] for name in arrays}
     with undisturbed(model):
         for seed in seeds:
-            program(model, seed)
+            (prepare or partial(program, model))(seed)
             for name, array in arrays.items():
                 assert array.chip is not None, "program() fills every array"
+                if array.correction is not None:
+                    raise ChipError(
+                        f"'{name.removesuffix('.chip')}' is corrected for drift, each chip in its "
+                        "own way, which a batched pass leaves out: measure one by one (at_once=1)"
+                    )
                 drawn[name].append(array.chip)
     return {name: torch.stack(chips) for name, chips in drawn.items()}
 
@@ -55,19 +78,82 @@ def run_many(model: nn.Module, inputs: Any, chips: dict[str, Tensor]) -> Any:
     Raises:
         ChipError: ``chips`` are another model's.
     """
-    arrays = _arrays(model)
-    if chips.keys() != arrays.keys():
+    if chips.keys() != _arrays(model).keys():
         raise ChipError("these chips belong to another model; program them with program_many()")
     call = example_call(inputs).to(device_of(model))
+    with noise_mode(model, "programmed"), undisturbed(model):
+        return _run(model, call, chips)
 
+
+@torch.no_grad()
+def run_chips(
+    model: nn.Module,
+    data: Iterable[Any],
+    scores: Sequence[Score],
+    seeds: Sequence[int],
+    prepare: Callable[[int], None] | None = None,
+) -> list[Pass]:
+    """Measure chips ``seeds`` over the whole data, several of them in one batched pass.
+
+    All of them see the order of samples that the first seed gives a shuffling loader.
+
+    Args:
+        model: A rewritten model in eval mode and noise mode ``"programmed"``, within
+            ``undisturbed``.
+        data: Batches of (inputs, targets).
+        scores: What accumulates the metric, at least as many as chips.
+        seeds: The chips.
+        prepare: What programs a chip; by default ``program(model, seed)``. It may change no more
+            than the chip's weights where there are several.
+
+    Raises:
+        EvaluationError: What ``run_chip`` raises; or the model cannot be batched over chips.
+    """
+    if len(seeds) == 1:
+        return [run_chip(model, data, scores[0], seeds[0], prepare)]
+    device, used = device_of(model), scores[: len(seeds)]
+    chips = program_many(model, seeds, prepare)
+    seed_generators(device, seeds[0])
+    for score in used:
+        score.reset(device)
+    samples = 0
+    for index, batch in enumerate(data):
+        call, targets, count = unpack(batch, index, device)
+        outputs = _refuse_what_cannot_be_batched(model, call, chips)
+        for chip, score in enumerate(used):
+            score.update(tree_map(lambda y, k=chip: y[k], outputs), targets, count)
+        samples += count
+    if samples == 0:
+        raise EvaluationError("the data hold no sample; evaluate() needs at least one batch")
+    return [Pass(score.value(), samples, False) for score in used]
+
+
+def _refuse_what_cannot_be_batched(model: nn.Module, call: Call, chips: dict[str, Tensor]) -> Any:
+    before = generator_states(device_of(model))
+    try:
+        outputs = _run(model, call, chips)
+    except (AnalogizeError, torch.OutOfMemoryError):
+        raise
+    except Exception as cause:
+        raise EvaluationError(
+            f"the model cannot run many chips in one batched pass; use at_once=1: {cause}"
+        ) from cause
+    if not all(map(torch.equal, before, generator_states(device_of(model)))):
+        raise EvaluationError(
+            "the model draws random numbers besides its chips (read noise, or sampling in eval "
+            "mode), which a batched pass would draw otherwise; use at_once=1"
+        )
+    return outputs
+
+
+def _run(model: nn.Module, call: Call, chips: dict[str, Tensor]) -> Any:
     def one(weights: dict[str, Tensor]) -> Any:
         return functional_call(model, weights, call.args, dict(call.kwargs))
 
-    with noise_mode(model, "programmed"), undisturbed(model):
-        # functional_call replaces buffers, so every array must hold one to be replaced.
-        for name, array in arrays.items():
-            array.chip, array._programmed_version = chips[name][0], None
-        return vmap(one)(chips)
+    # functional_call replaces buffers, so every array must hold one to be replaced.
+    for name, array in _arrays(model).items():
+        array.chip, array.correction, array._programmed_version = chips[name][0], None, None
+    return vmap(one, randomness="different")(chips)
 
 
 def _arrays(model: nn.Module) -> dict[str, WeightArray]:

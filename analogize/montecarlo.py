@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from analogize.deployment import Deployment, drift_times, keeping_norms
 from analogize.errors import EvaluationError
 from analogize.evaluation import Evaluation, Fingerprint, Level
 from analogize.fingerprint import chip_seed, differences, fingerprint
-from analogize.inference import run_chip, undisturbed
-from analogize.metrics import MetricLike, Score, make_score
+from analogize.inference import undisturbed
+from analogize.measuring import Bench, make_scores, measure
+from analogize.metrics import MetricLike, Score
 from analogize.module import Report
 from analogize.ops import operators
+from analogize.ranks import Ranks
 from analogize.targets.spec import Compensation
 
 
@@ -43,6 +45,8 @@ def evaluate(
     drift_time: float | str | Sequence[float | str] | None = None,
     compensation: Compensation | None = None,
     recalibration: Iterable[Any] | None = None,
+    at_once: int = 1,
+    distributed: bool = True,
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
 
@@ -81,6 +85,14 @@ def evaluate(
             own way.
         recalibration: Batches, labels unused, on which BatchNorm's statistics are re-estimated on
             every chip before it is measured; the model's own are put back afterwards.
+        at_once: Chips that one batched pass evaluates (``analogize.many_chips``). It pays where a
+            forward pass leaves the processor idle: small models on a few samples a batch
+            (benchmarks/README.md). Outputs then equal those of one by one up to the rounding of
+            sums, and with an ADC up to one of its steps where such a sum falls on an edge.
+        distributed: Spread the chips over the ranks where torch.distributed has a process group:
+            every rank must then make the same call, with the whole data, and gets the whole
+            result, which is the one of a single process. Rank 0 reads and writes ``resume``. False
+            measures every chip on the calling rank.
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
@@ -91,73 +103,31 @@ def evaluate(
             that lies outside the range of a noise model.
         CalibrationError: A converter was never calibrated.
     """
-    score, etas, times = make_score(metric), noise_levels(eta), drift_times(drift_time)
-    deployment = Deployment(compensation, recalibration)
     check_arguments(data, instances, seed)
     _check_precision(precision, instances)
+    etas, times = noise_levels(eta), drift_times(drift_time)
+    scores = make_scores(metric, at_once)
+    if recalibration is not None and at_once > 1:
+        raise EvaluationError(
+            f"at_once is {at_once}, and with recalibration every chip has BatchNorm statistics of "
+            "its own, which one batched pass cannot have: use at_once=1"
+        )
+    deployment, ranks = Deployment(compensation, recalibration), Ranks(distributed)
     if device is not None:
         model = copy.deepcopy(model).to(device)
     with noise_mode(model, "programmed"), undisturbed(model), keeping_norms(model):
-        run = fingerprint(model, seed, etas, score.settings, times, deployment.settings)
-        begun = _resumed(_empty(model, run, score, instances, precision), resume)
+        run = fingerprint(model, seed, etas, scores[0].settings, times, deployment.settings)
+        empty = _empty(model, run, scores[0], instances, precision)
+        begun = ranks.from_first(lambda: _resumed(empty, resume))
         _check_levels(model, etas)
-        with _bar(progress) as bar:
+        with _bar(progress and ranks.rank == 0) as bar:
 
             def keep(result: Evaluation, index: int) -> None:
                 _show(bar, result, index)
-                if resume is not None:
+                if resume is not None and ranks.rank == 0:
                     result.save(resume)
 
-            return _measure(model, data, score, begun, keep, deployment)
-
-
-def _measure(
-    model: nn.Module,
-    data: Iterable[Any],
-    score: Score,
-    result: Evaluation,
-    keep: Callable[[Evaluation, int], None],
-    deployment: Deployment,
-) -> Evaluation:
-    """Measure every chip that ``result`` lacks; ``keep`` it at each level's start and each chip."""
-    for index, level in enumerate(result.levels):
-        keep(result, index)
-        with noise_level(model, level.eta):
-            while not result.is_done(index):
-                result = _add_chip(model, data, score, result, index, deployment)
-                keep(result, index)
-    return result
-
-
-def _add_chip(
-    model: nn.Module,
-    data: Iterable[Any],
-    score: Score,
-    result: Evaluation,
-    index: int,
-    deployment: Deployment,
-) -> Evaluation:
-    """``result`` with the next chip of level ``index``; errors say which one it was."""
-    level = result.levels[index]
-    number = len(level.values)
-    seed = chip_seed(result.fingerprint.seed, number)
-    try:
-        done = run_chip(model, data, score, seed, deployment.prepare(model, level.drift_time))
-    except EvaluationError as cause:
-        at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
-        raise EvaluationError(f"{cause} (chip {number}, seed {seed}, at {at})") from cause
-    if result.samples not in (None, done.samples):
-        raise EvaluationError(
-            f"the data held {result.samples} samples before and {done.samples} now: every chip "
-            "must see the same data (to start over on other data, use another file for resume)"
-        )
-    silent = all(op.array.is_silent for op in operators(model))
-    alike = silent and number == 0 and not done.drew
-    update = {"values": (*level.values, done.value), "deterministic": alike}
-    levels = (*result.levels[:index], level.model_copy(update=update), *result.levels[index + 1 :])
-    seeds = result.seeds if number < len(result.seeds) else (*result.seeds, seed)
-    update = {"levels": levels, "samples": done.samples, "seeds": seeds}
-    return result.model_copy(update=update)
+            return measure(Bench(model, data, scores, deployment, ranks), begun, keep)
 
 
 def noise_levels(eta: Any) -> tuple[float | None, ...]:

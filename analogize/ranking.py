@@ -134,16 +134,27 @@ def only_noisy(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     try:
         for name, (array, _) in arrays.items():
             array.noise = before[name] if name in names else ()
+        _refresh(model)
         yield
     finally:
         for name, (array, _) in arrays.items():
             array.noise = before[name]
+        _refresh(model)
 
 
-def curvature_costs(model: nn.Module, data: Iterable[Any], seed: int = 0) -> dict[str, float]:
+def _refresh(model: nn.Module) -> None:
+    """Have operators take over their arrays' noise; some of it acts on every product anew."""
+    for op in operators(model):
+        op.refresh()
+
+
+def curvature_costs(
+    model: nn.Module, data: Iterable[Any], seed: int = 0, *, rounding: bool = False
+) -> dict[str, float]:
     """Expected rise of the mean cross-entropy from each array's noise alone, to second order.
 
-    One backward pass over ``data``; see the module's docstring. Targets are not used.
+    One backward pass over ``data``; see the module's docstring. Targets are not used. With
+    ``rounding`` the errors of quantized weights count as well.
 
     Raises:
         EvaluationError: the outputs are no scores (N, classes).
@@ -166,7 +177,7 @@ def curvature_costs(model: nn.Module, data: Iterable[Any], seed: int = 0) -> dic
     if samples == 0:
         raise EvaluationError("the data hold no sample; give at least one batch")
     return {
-        name: 0.5 * _weighted(array, weight.detach(), square / samples, generator)
+        name: 0.5 * _weighted(array, weight.detach(), square / samples, generator, rounding)
         for (name, (array, weight)), square in zip(arrays.items(), squares, strict=True)
     }
 
@@ -182,14 +193,15 @@ def _signed_loss(scores: Any, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _weighted(
-    array: WeightArray, weight: Tensor, square: Tensor, generator: torch.Generator
+    array: WeightArray, weight: Tensor, square: Tensor, generator: torch.Generator, rounding: bool
 ) -> float:
     """Sum of ``square`` times the variance of the noise, from draws: any noise model will do."""
     clean = array.clean(weight)
     unit = 1.0 if array.grid is None or array.folded else array.grid.scale
+    wanted = weight if rounding else clean * unit
     total = torch.zeros((), dtype=torch.float64)
     for _ in range(_NOISE_DRAWS):
-        deviation = (array.noisy(clean, generator) - clean) * unit
+        deviation = array.noisy(clean, generator) * unit - wanted
         total += (deviation.square() * square).sum().double().cpu()
     return float(total) / _NOISE_DRAWS
 

@@ -31,15 +31,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
-body { font: 15px/1.5 sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
-pre { background: #f6f6f6; padding: .8em; overflow-x: auto; font-size: 12px; line-height: 1.35 }
-table { border-collapse: collapse; font-size: 13px }
-td, th { padding: .2em .7em; text-align: right }
-tr:nth-child(even) { background: #f6f6f6 } img { max-width: 100% }
-.wrap { white-space: pre-wrap }
+:root { --ink: #1d2733; --soft: #5c6b7a; --line: #dfe5ec; --tint: #f5f8fb; --blue: #1f6fb2 }
+body { font: 15px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink);
+  max-width: 70em; margin: 0 auto; padding: 2.5em 1.5em 4em; background: #fff }
+h1 { font-size: 1.7em; line-height: 1.2; margin: 0; padding-bottom: .6em;
+  border-bottom: 3px solid var(--blue); overflow-wrap: anywhere }
+h2 { font-size: 1.2em; line-height: 1.2; margin: 2.4em 0 .8em; color: var(--blue) }
+p { color: var(--soft) }
+pre { font: 12px/1.4 "DejaVu Sans Mono", ui-monospace, monospace; background: var(--tint);
+  border: 1px solid var(--line); border-radius: 6px; padding: 1em; overflow-x: auto }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
+th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line) }
+td, th { padding: .3em .9em; text-align: right; white-space: nowrap }
+td { border-bottom: 1px solid var(--line) }
+td:first-child, th:first-child { text-align: left }
+tr:hover td { background: var(--tint) }
+img { max-width: 100%; display: block; margin: 0 auto }
+.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
 .wide { overflow-x: auto } svg { overflow: visible }
-.graph { max-height: 40em; overflow: auto; border: 1px solid #ccc }
+.graph { max-height: 44em; overflow: auto; border: 1px solid var(--line); border-radius: 6px }
+@media print { .graph { max-height: none } h2 { break-after: avoid } }
 """
 # The browser itself is told to load nothing, so a report cannot call home whatever it shows.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -173,7 +184,7 @@ def _image(figure: Figure, text: str) -> str:
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
     lines = [
         "<tr>" + "".join(f"<td>{escape(_cell(row.get(name)))}</td>" for name in names) + "</tr>"
         for row in rows

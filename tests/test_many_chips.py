@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize import analogize, noise_level, program
-from analogize.errors import ChipError
+from analogize import analogize, evaluate, noise_level, program
+from analogize.errors import ChipError, EvaluationError
 from analogize.many_chips import program_many, run_many
 from analogize.models import DigitsNet
 from analogize.ops import operators
@@ -99,3 +99,62 @@ def test_misuse_is_refused() -> None:
         run_many(model, x, program_many(other, [1]))
     with pytest.raises(ChipError, match="no analog operator"):
         program_many(nn.Linear(2, 2), [1])
+
+
+@pytest.fixture
+def digits() -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(1)
+    return [(torch.randn(n, 1, 8, 8), torch.randint(0, 10, (n,))) for n in (9, 9, 4)]
+
+
+@pytest.mark.parametrize("at_once", [2, 4, 16])
+def test_evaluate_in_groups_equals_one_by_one(digits, at_once: int) -> None:
+    model = analogize(DigitsNet(), "pcm_4bit", digits)
+    settings = {"eta": [0.0, 0.1], "instances": 7, "progress": False}
+    alone = evaluate(model, digits, F.cross_entropy, **settings)
+    grouped = evaluate(model, digits, F.cross_entropy, **settings, at_once=at_once)
+    assert (grouped.seeds, grouped.samples) == (alone.seeds, alone.samples)
+    assert grouped.levels[0] == alone.levels[0]  # one chip stands for all
+    # Losses of order 2 from sums in another order; no sum falls on an ADC's edge at this seed.
+    assert grouped.levels[1].values == pytest.approx(alone.levels[1].values, rel=1e-4)
+    assert model.training
+    assert all(op.array.chip is None for op in operators(model))
+
+
+def test_groups_end_where_a_precision_is_met_and_resume(digits, tmp_path) -> None:
+    model = analogize(DigitsNet(), "pcm_4bit", digits)
+    settings = {"eta": 0.1, "instances": 5, "progress": False}
+    whole = evaluate(model, digits, **settings, precision=0.05)
+    assert evaluate(model, digits, **settings, precision=0.05, at_once=4) == whole
+    evaluate(model, digits, **settings, resume=tmp_path / "r.json")
+    more = {"at_once": 3, "precision": 0.05, "resume": tmp_path / "r.json"}
+    assert evaluate(model, digits, **settings, **more) == whole
+
+
+class Dreaming(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(F.dropout(x.flatten(1), 0.5, training=True))
+        return y
+
+
+def test_what_a_batch_would_draw_otherwise_is_refused(digits) -> None:
+    target = Target(name="t", noise=(FixedSNRNoise(ratio=0.1),))
+    model = analogize(Dreaming(), target, example_inputs=digits[0][0])
+    with pytest.raises(EvaluationError, match=r"draws random numbers.*at_once=1.*chips 0 to 2"):
+        evaluate(model, digits, instances=3, at_once=3, progress=False)
+    with pytest.raises(EvaluationError, match="at_once is 0"):
+        evaluate(model, digits, at_once=0)
+
+
+def test_a_chip_that_has_drifted_keeps_its_correction(digits) -> None:
+    model = analogize(DigitsNet(), "pcm_joshi2020", digits).eval()
+    program(model, 1, drift_time="1 day")
+    before = model(digits[0][0])
+    evaluate(model, digits, instances=2, progress=False)
+    assert torch.equal(model(digits[0][0]), before)
+    evaluate(model, digits, instances=2, at_once=2, progress=False)
+    assert torch.equal(model(digits[0][0]), before)

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import nn
 
-from analogize.api import analogize
-from analogize.calibrate import calibrate
-from analogize.cli.evaluate import (
+from analogize.cli.options import (
     CalibrationBatches,
     ImageSize,
     Model,
@@ -19,12 +16,9 @@ from analogize.cli.evaluate import (
     Root,
     Target,
     Weights,
-    build_model,
-    read_weights,
 )
-from analogize.data import load_dataset
+from analogize.cli.prepare import build_model, read_weights, rewrite, training_batches
 from analogize.errors import ExportError
-from analogize.ops import operators
 
 File = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The file to write.")]
 AsForm = Annotated[str, typer.Option("--form", help="flat or functions.")]
@@ -35,6 +29,8 @@ Store = Annotated[str, typer.Option(help="Stored weights: auto (INT4 or UINT8), 
 Arithmetic = Annotated[str, typer.Option(help="float or integer (both exact), or qdq (fastest).")]
 Static = Annotated[bool, typer.Option("--static-batch", help="Fix the batch size at 1.")]
 Opset = Annotated[int, typer.Option(help="ONNX opset, 21 to 23.")]
+
+_BATCH = 64
 
 
 def export_command(
@@ -58,15 +54,11 @@ def export_command(
     # Imported here, so that other commands do not wait for onnx.
     from analogize.export import export_onnx
 
-    network = build_model(model, model_arg or []).eval()
-    state = {} if weights is None else read_weights(weights)
+    network, state = build_model(model, model_arg or []), read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size}
-    limit = 64 * max(calibration_batches, 1)
-    images = load_dataset(dataset, data, train=True, limit=limit, **options)
-    sample = next(iter(images.take(1).batches(1)))[0]
-    analog = _rewrite(network, state, target, sample)
-    if not all(op.is_calibrated for op in operators(analog)):
-        calibrate(analog, images.batches(64))
+    training = training_batches(dataset, data, max(calibration_batches, 1), _BATCH, **options)
+    sample = next(iter(training))[0][:1]
+    analog = rewrite(network, state, target, sample, lambda: training)
     exported = export_onnx(
         analog,
         file,
@@ -84,21 +76,6 @@ def export_command(
     typer.echo(f"onnxruntime's outputs {equal}")
     for reason in promise.reasons:
         typer.echo(f"- {reason}")
-
-
-def _rewrite(model: nn.Module, state: dict[str, Any], target: str, sample: Any) -> nn.Module:
-    """Load weights before the rewriting, which fixes ranges; ranges of their own afterwards."""
-    names = model.state_dict().keys()
-    plain = {key: value for key, value in state.items() if key in names}
-    try:
-        if state:
-            model.load_state_dict(plain)
-        analog = analogize(model, target, example_inputs=sample, inplace=True)
-        if len(plain) < len(state):
-            analog.load_state_dict(state)
-    except RuntimeError as error:
-        raise ExportError(f"the weights do not fit the model: {error}") from error
-    return analog
 
 
 def _noise(text: str) -> Any:

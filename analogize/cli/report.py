@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from analogize.api import analogize
-from analogize.cli.evaluate import (
+from analogize.cli.options import (
     BatchSize,
     Cache,
     CalibrationBatches,
@@ -25,8 +25,13 @@ from analogize.cli.evaluate import (
     Seed,
     Target,
     Weights,
+)
+from analogize.cli.prepare import (
     build_model,
+    first_inputs,
     read_weights,
+    rewrite,
+    training_batches,
 )
 from analogize.data import load_dataset
 from analogize.errors import EvaluationError
@@ -68,22 +73,15 @@ def report_command(
     from analogize.montecarlo import evaluate
     from analogize.report import write_report
 
-    levels = _levels(eta)
-    if calibration_batches < 1:
-        raise EvaluationError(f"--calibration-batches is {calibration_batches}; it needs 1 or more")
+    levels, loaded = _levels(eta), load_target(target)
+    network, state = build_model(model, model_arg or []), read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}
-    loaded = load_target(target)
-    network = build_model(model, model_arg or []).eval()
-    if weights is not None:
-        try:
-            network.load_state_dict(read_weights(weights))
-        except RuntimeError as cause:
-            raise EvaluationError(f"the weights do not fit the model: {cause}") from cause
     test = load_dataset(dataset, data, train=False, limit=limit, **options)
-    count = calibration_batches * batch_size
-    train = load_dataset(dataset, data, train=True, limit=count, **options)
-    analog = analogize(network, loaded, train.batches(batch_size))
     batches = test.batches(batch_size)
+    calibration = partial(
+        training_batches, dataset, data, calibration_batches, batch_size, **options
+    )
+    analog = rewrite(network, state, loaded, first_inputs(test), calibration)
     shuffled = test.batches(batch_size, generator=torch.Generator().manual_seed(seed))
     write_report(
         out,

@@ -8,25 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from analogize import analogize
-from analogize.cli.evaluate import evaluate_command
+from analogize.cli import app
 from analogize.data import load_dataset
 from analogize.evaluation import Evaluation
 from analogize.models import DigitsNet
 from analogize.montecarlo import evaluate
 
-app = typer.Typer()
-app.command("evaluate")(evaluate_command)
-
 NET = "analogize.models:DigitsNet"
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, ["evaluate", *arguments], env={"COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +62,19 @@ def test_measures_what_the_api_measures(trained: DigitsNet, weights: str, tmp_pa
     )
     assert Evaluation.load(out) == expected
     assert (expected.levels[0].mean or 0) > 0.9
+
+
+def test_draws_to_a_precision_and_says_how_many(weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    command = [NET, "--weights", weights, "--dataset", "digits", "--limit", "100", "--eta", "0.2"]
+    more = ["--instances", "5", "--precision", "0.03", "--at-once", "4", "--out", str(out)]
+    result = invoke(*command, *more)
+    assert result.exit_code == 0, result.output
+    (level,) = Evaluation.load(out).levels
+    assert level.pilot == 5
+    assert level.interval is not None
+    assert level.interval[1] - level.interval[0] <= 2 * 0.03 + 1e-9
+    assert f" {len(level.values)} " in result.stdout
 
 
 def test_goes_on_from_out_and_starts_over_only_when_told(weights: str, tmp_path: Path) -> None:
@@ -144,6 +153,8 @@ class TestBadInput:
             ([NET, "--dataset", "digits", "--eta", "0;1"], "'0;1' is no number"),
             ([NET, "--dataset", "digits", "--eta", "-1"], "eta -1.0 must be"),
             ([NET, "--dataset", "digits", "--instances", "0"], "instances is 0"),
+            ([NET, "--dataset", "digits", "--precision", "0"], "precision is 0"),
+            ([NET, "--dataset", "digits", "--at-once", "0"], "at_once is 0"),
             ([NET, "--dataset", "digits", "--batch-size", "0"], "batch_size is 0"),
             ([NET, "--dataset", "digits", "--calibration-batches", "0"], "--calibration-batches"),
             ([NET, "--dataset", "digits", "--limit", "0"], "limit is 0"),

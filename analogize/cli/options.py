@@ -1,0 +1,36 @@
+"""Arguments and options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analogize.data import NAMES
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Import path 'package.module:factory' of the model.")
+]
+ModelArguments = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="Argument of the factory; repeatable."),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="state_dict to load; without it, the factory's own weights.")
+]
+Target = Annotated[str, typer.Option(help="Built-in target name or the path of a YAML file.")]
+Name = Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}.")]
+Root = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.")]
+Seed = Annotated[int, typer.Option(help="What the chips' seeds derive from.")]
+BatchSize = Annotated[int, typer.Option(help="Images a batch.")]
+CalibrationBatches = Annotated[
+    int, typer.Option(help="Batches of training images that fix the converters' ranges.")
+]
+Limit = Annotated[int | None, typer.Option(help="Evaluate on so many images only.")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Resize and crop the images of an image folder to squares.")
+]
+Cache = Annotated[Path | None, typer.Option(help="Where to keep the decoded images of a folder.")]
+Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch the data set.")]
+Device = Annotated[str, typer.Option(help="Where to run, for example cpu or cuda.")]

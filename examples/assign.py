@@ -1,0 +1,140 @@
+"""What to keep digital: assign regions within an accuracy budget, and check on fresh chips.
+
+    python examples/assign.py lenet5 --data DIR --weights lenet5.pt --target paper_lenet5_8bit
+    python examples/assign.py resnet32 --data DIR --weights clean.ckpt --target pcm_joshi2020
+
+DIR holds MNIST or CIFAR-10. The search sees evenly chosen test images (--limit); the assignment it
+finds is then measured on chips that it has not seen, on these images and on as many others, as the
+target file that it wrote describes it. Writes NAME.json and NAME.yaml into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from analogize import analogize, evaluate
+from analogize.analyze import assign
+from analogize.data import ImageTensors, load_dataset
+from analogize.models import LeNet5, cifar_resnet32
+
+NETWORKS = {"lenet5": (LeNet5, "mnist"), "resnet32": (cifar_resnet32, "cifar10")}
+
+
+def main() -> None:
+    """Search, rewrite by the fragment found, measure on fresh chips, write."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    make, dataset = NETWORKS[options.network]
+    model = make()
+    load_weights(model, options.weights)
+    test = load_dataset(dataset, options.data, train=False)
+    seen, unseen = split(test, options.limit)
+    calibration = load_dataset(dataset, options.data, train=True).take(1000).batches(250)
+    start = time.monotonic()
+    found = assign(
+        model.eval(),
+        seen.batches(250),
+        options.target,
+        options.max_drop,
+        calibration=calibration,
+        instances=options.instances,
+        screening=options.screening,
+        seed=options.seed,
+    )
+    spent = time.monotonic() - start
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"{options.network}.yaml"
+    file.write_text(found.fragment)
+    checks = {
+        "images of the search": check(model, options.target, file, calibration, seen, options),
+        "other images": check(model, options.target, file, calibration, unseen, options),
+    }
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("analogize", "torch")},
+        "seconds": round(spent),
+        "assignment": found.model_dump(exclude={"fragment"}),
+        "share_of_macs_digital": found.digital_macs / found.total_macs,
+        "fresh_chips": checks,
+    }
+    text = json.dumps(record, indent=1)
+    (options.out / f"{options.network}.json").write_text(text + "\n")
+    print(text)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST or CIFAR-10")
+    parser.add_argument("--weights", type=Path, required=True, help="state_dict or checkpoint")
+    parser.add_argument("--target", default="pcm_4bit")
+    parser.add_argument("--max-drop", type=float, default=0.01)
+    parser.add_argument("--limit", type=int, default=2000, help="test images of the search")
+    parser.add_argument("--instances", type=int, default=30, help="chips of a test")
+    parser.add_argument("--screening", type=int, default=10, help="chips of a screening")
+    parser.add_argument("--fresh", type=int, default=50, help="chips of the final check")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("examples/results/assign"))
+    return parser.parse_args()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state_dict, or what a Lightning checkpoint of ``distill`` holds of the student."""
+    held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    state = held.get("state_dict", held)
+    bare = {name.removeprefix("student."): value for name, value in state.items()}
+    names = model.state_dict().keys()
+    model.load_state_dict({name: value for name, value in bare.items() if name in names})
+
+
+def split(images: ImageTensors, count: int) -> tuple[ImageTensors, ImageTensors]:
+    """Two disjoint subsets of ``count`` images, by a fixed shuffle."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+
+    def part(kept: torch.Tensor) -> ImageTensors:
+        chosen = images.images[kept], images.targets[kept]
+        return ImageTensors(*chosen, images.classes, images.normalization)
+
+    return part(order[:count]), part(order[count : 2 * count])
+
+
+def check(
+    model: nn.Module,
+    target: str,
+    file: Path,
+    calibration: Any,
+    images: ImageTensors,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Accuracy of the digital model, of the whole target and of the assignment, on fresh chips."""
+    batches, seed = images.batches(250), options.seed + 1_000_003
+    digital = evaluate(analogize(model, "ideal"), batches, instances=1, progress=False)
+    accuracy = digital.levels[0].values[0]
+    found: dict[str, Any] = {"images": len(images), "chips": options.fresh, "digital": accuracy}
+    for name, chosen in (("nothing digital", target), ("assigned", file)):
+        analog = analogize(model, chosen, calibration)
+        level = evaluate(
+            analog, batches, instances=options.fresh, seed=seed, progress=False
+        ).levels[0]
+        low, high = level.interval or (level.values[0], level.values[0])
+        assert level.mean is not None, "every chip was measured"
+        found[f"drop, {name}"] = accuracy - level.mean
+        found[f"drop, {name}, 95 % interval"] = [accuracy - high, accuracy - low]
+    return found
+
+
+if __name__ == "__main__":
+    main()

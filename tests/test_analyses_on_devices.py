@@ -1,0 +1,61 @@
+"""The analyses on targets whose noise has no single level: device models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogize import analogize, evaluate
+from analogize.analyze import assign, bias_variance, mismatch, mutual_information, sensitivity
+from analogize.errors import ChipError
+
+DEVICES = ["pcm_joshi2020", "reram_wan2022"]
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, Batches]:
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)]
+    model = nn.Sequential(*layers)
+    x = torch.randn(300, 8)
+    y = x[:, :4].argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval(), [(x[:150], y[:150]), (x[150:], y[150:])]
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_every_analysis_works_at_the_targets_own_noise(trained, target: str) -> None:
+    model, data = trained
+    analog = analogize(model, target, data)
+    loss = bias_variance(analog, data, instances=6).rows[0]
+    assert loss.eta is None
+    assert loss.variance.value > 2 * loss.variance.chips > 0
+    assert loss.mse.value == pytest.approx(loss.variance.value + loss.bias.value)
+    told = mutual_information(analog, data, samples=50, instances=10)
+    assert 0 < told.rows[0].corrected.value <= told.reference["corrected"] + 0.1
+    costs = sensitivity(analog, data, F.cross_entropy, instances=4, progress=False)
+    assert [row.name for row in costs.rows] == ["0", "2", "4"]
+    assert all(row.estimate > 0 for row in costs.rows)
+    kept = assign(model, data, target, 0.2, calibration=data, instances=8)
+    assert kept.bound <= 0.2
+    assert f"extends: {target}" in kept.fragment
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_the_noise_can_be_turned_off_but_a_level_is_refused(trained, target: str) -> None:
+    model, data = trained
+    analog = analogize(model, target, data)
+    for run in (bias_variance, mutual_information, evaluate):
+        with pytest.raises(ChipError, match="leave eta unset to use the target's own noise"):
+            run(analog, data, eta=[0.05])
+    with pytest.raises(ChipError, match="leave eta unset"):
+        sensitivity(analog, data, eta=0.05, progress=False)
+    with pytest.raises(ChipError, match="leave eta unset"):
+        mismatch({0.1: analog}, data, [0.05], progress=False)
