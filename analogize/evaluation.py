@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from analogize.devices.times import describe
 from analogize.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Level(BaseModel):
 
     Attributes:
         eta: The noise level asked for; None is the target's own noise.
+        drift_time: Seconds between programming and measuring; None where no time was asked for.
         values: The metric on each chip, in the order of ``Evaluation.seeds``.
         deterministic: Whether nothing was drawn at this level, neither a chip nor anything else:
             then one pass says it all, and ``values`` holds one value for any number of chips.
@@ -99,6 +101,7 @@ class Level(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     eta: FiniteFloat | None
+    drift_time: FiniteFloat | None = None
     values: tuple[FiniteFloat, ...] = ()
     deterministic: bool = False
     pilot: int | None = None
@@ -135,6 +138,8 @@ class Fingerprint(BaseModel):
         seed: The seed that the chips' seeds derive from.
         etas: The noise levels asked for.
         metric: The metric's name and settings.
+        drift_times: Seconds between programming and measuring; empty where none were asked for.
+        deployment: What else happens to a chip before it is measured, in words.
         target: Digest of every operator's noise, converters and grids.
         weights: Digest of the model's ``state_dict``, calibrated ranges included.
     """
@@ -144,6 +149,8 @@ class Fingerprint(BaseModel):
     seed: int
     etas: tuple[FiniteFloat | None, ...]
     metric: str
+    drift_times: tuple[FiniteFloat, ...] = ()
+    deployment: str = ""
     target: str
     weights: str
 
@@ -235,7 +242,8 @@ class Evaluation(BaseModel):
         rows = []
         for level in self.levels:
             low, high = level.interval or (None, None)
-            row = {"eta": level.eta, "chips": len(level.values), "mean": level.mean}
+            time = {} if level.drift_time is None else {"drift_time": level.drift_time}
+            row = {"eta": level.eta} | time | {"chips": len(level.values), "mean": level.mean}
             rows.append(
                 row
                 | {"std": level.std, "low": low, "high": high}
@@ -250,7 +258,9 @@ class Evaluation(BaseModel):
         *,
         label: str | None = None,
     ) -> Axes:
-        """Draw the metric against eta: mean, 95 % interval as a band, one std as error bars.
+        """Draw the metric against eta, or against time where several times were asked for.
+
+        Shown are the mean, the 95 % interval as a band and one std as error bars.
 
         A level without a number (the target's own noise) becomes a dashed horizontal line. Only
         Matplotlib's object interface is used, so no display is needed and no state is shared.
@@ -267,9 +277,10 @@ class Evaluation(BaseModel):
         Raises:
             EvaluationError: nothing was measured yet, or the figure cannot be written.
         """
-        from analogize.plot import draw_robustness, write_figure
+        from analogize.plot import draw_over_time, draw_robustness, write_figure
 
-        axes = draw_robustness(self, ax, label or self.target)
+        draw = draw_over_time if len(self.fingerprint.drift_times) > 1 else draw_robustness
+        axes = draw(self, ax, label or self.target)
         if path is not None:
             write_figure(axes, path)
         return axes
@@ -281,7 +292,8 @@ class Evaluation(BaseModel):
             title=f"{self.metric} on {self.target}, {samples}, seed {self.fingerprint.seed}",
             title_justify="left",
         )
-        for name in ("eta", "chips", "mean", "std", "95 % interval"):
+        timed = ("read after",) if self.fingerprint.drift_times else ()
+        for name in ("eta", *timed, "chips", "mean", "std", "95 % interval"):
             table.add_column(name, justify="right")
         for level in self.levels:
             table.add_row(*self._cells(level))
@@ -298,7 +310,8 @@ class Evaluation(BaseModel):
         eta = "target's" if level.eta is None else f"{level.eta:g}"
         bounds = level.interval
         interval = "-" if bounds is None else f"[{bounds[0]:.5g}, {bounds[1]:.5g}]"
-        return eta, chips, _number(level.mean), _number(level.std), interval
+        time = () if level.drift_time is None else (describe(level.drift_time),)
+        return eta, *time, chips, _number(level.mean), _number(level.std), interval
 
 
 def _number(value: float | None) -> str:

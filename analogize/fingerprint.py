@@ -27,7 +27,12 @@ def chip_seed(seed: int, index: int) -> int:
 
 
 def fingerprint(
-    model: nn.Module, seed: int, etas: Iterable[float | None], metric: str
+    model: nn.Module,
+    seed: int,
+    etas: Iterable[float | None],
+    metric: str,
+    times: Iterable[float | None] = (None,),
+    deployment: str = "",
 ) -> Fingerprint:
     """What the values of a run depend on, data excepted.
 
@@ -36,11 +41,15 @@ def fingerprint(
         seed: The run's seed.
         etas: Noise levels, None for the target's own.
         metric: Name and settings of the metric.
+        times: Seconds between programming and measuring; None where they were not asked for.
+        deployment: What else happens to a chip before it is measured.
     """
     return Fingerprint(
         seed=seed,
         etas=tuple(etas),
         metric=metric,
+        drift_times=tuple(time for time in times if time is not None),
+        deployment=deployment,
         target=target_digest(model),
         weights=_weights_digest(model),
     )
@@ -51,6 +60,8 @@ def differences(now: Fingerprint, before: Fingerprint) -> list[str]:
     named = {
         "seed": f"seed {before.seed} instead of {now.seed}",
         "etas": f"noise levels {_levels(before)} instead of {_levels(now)}",
+        "drift_times": f"times {before.drift_times} instead of {now.drift_times}",
+        "deployment": f"'{before.deployment}' instead of '{now.deployment}'",
         "metric": f"metric {before.metric} instead of {now.metric}",
         "target": "another target (noise, converters or grids)",
         "weights": "other weights or calibrated ranges",

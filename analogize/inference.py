@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -31,7 +31,13 @@ class Pass(NamedTuple):
 
 
 @torch.no_grad()
-def run_chip(model: nn.Module, data: Iterable[Any], score: Score, seed: int) -> Pass:
+def run_chip(
+    model: nn.Module,
+    data: Iterable[Any],
+    score: Score,
+    seed: int,
+    prepare: Callable[[int], None] | None = None,
+) -> Pass:
     """Program chip ``seed`` and measure ``score`` on it over the whole data.
 
     Torch's generators start from ``seed`` as well, so that a shuffling loader, or a model that
@@ -42,12 +48,17 @@ def run_chip(model: nn.Module, data: Iterable[Any], score: Score, seed: int) -> 
         data: Batches of (inputs, targets).
         score: What accumulates the metric.
         seed: The chip.
+        prepare: What programs it; by default ``program(model, seed)``.
 
     Raises:
         EvaluationError: No data, a batch of another form, or a metric that is no finite number.
     """
     device = device_of(model)
-    program(model, seed)
+    seed_generators(device, seed)
+    if prepare is None:
+        program(model, seed)
+    else:
+        prepare(seed)
     seed_generators(device, seed)
     score.reset(device)
     samples, drew = 0, False
@@ -74,10 +85,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     device = device_of(model)
     flags = [(module, module.training) for module in model.modules()]
     # A chip that its weights have outgrown must not come back as a valid one.
-    chips = [
-        (op.array, op.array.chip, op.array.correction, op.array._programmed_version)
-        for op in operators(model)
-    ]
+    arrays = [op.array for op in operators(model)]
+    chips = [(a, a.chip, a.correction, a._programmed_version) for a in arrays]
     states = generator_states(device)
     try:
         model.eval()
@@ -86,7 +95,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module, training in flags:
             module.training = training
         for array, chip, correction, version in chips:
-            array.chip, array.correction, array._programmed_version = chip, correction, version
+            array.chip, array.correction = chip, correction
+            array._programmed_version = version
         set_generator_states(device, states)
 
 

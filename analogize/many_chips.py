@@ -8,7 +8,7 @@ two codes, an output by one step of the ADC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -73,7 +73,11 @@ def run_many(model: nn.Module, inputs: Any, chips: dict[str, Tensor]) -> Any:
 
 @torch.no_grad()
 def run_chips(
-    model: nn.Module, data: Iterable[Any], scores: Sequence[Score], seeds: Sequence[int]
+    model: nn.Module,
+    data: Iterable[Any],
+    scores: Sequence[Score],
+    seeds: Sequence[int],
+    prepare: Callable[[int], None] | None = None,
 ) -> list[Pass]:
     """Measure chips ``seeds`` over the whole data, several of them in one batched pass.
 
@@ -85,12 +89,13 @@ def run_chips(
         data: Batches of (inputs, targets).
         scores: What accumulates the metric, at least as many as chips.
         seeds: The chips.
+        prepare: What programs a chip that runs alone; several are read right after programming.
 
     Raises:
         EvaluationError: What ``run_chip`` raises; or the model cannot be batched over chips.
     """
     if len(seeds) == 1:
-        return [run_chip(model, data, scores[0], seeds[0])]
+        return [run_chip(model, data, scores[0], seeds[0], prepare)]
     device, used = device_of(model), scores[: len(seeds)]
     chips = program_many(model, seeds)
     seed_generators(device, seeds[0])

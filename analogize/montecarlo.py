@@ -17,14 +17,16 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from analogize.chip import noise_level, noise_mode
+from analogize.deployment import Deployment, drift_times, keeping_norms
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation, Level
+from analogize.evaluation import Evaluation, Fingerprint, Level
 from analogize.fingerprint import chip_seed, differences, fingerprint
 from analogize.inference import undisturbed
 from analogize.many_chips import run_chips
 from analogize.metrics import MetricLike, Score, make_score
 from analogize.module import Report
 from analogize.ops import operators
+from analogize.targets.spec import Compensation
 
 
 def evaluate(
@@ -40,6 +42,9 @@ def evaluate(
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
+    drift_time: float | str | Sequence[float | str] | None = None,
+    compensation: Compensation | None = None,
+    recalibration: Iterable[Any] | None = None,
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
 
@@ -76,24 +81,33 @@ def evaluate(
             samples is checked.
         progress: Whether to show a progress bar, on standard error.
         device: Where to run, on a copy of the model; by default where the model is.
+        drift_time: When every chip is read after programming, one time or several, in seconds or
+            as text such as ``"1 day"``; every noise level is measured at every time.
+        compensation: How drift is corrected digitally, as in ``program``; None for the target's
+            own way.
+        recalibration: Batches, labels unused, on which BatchNorm's statistics are re-estimated on
+            every chip before it is measured; the model's own are put back afterwards.
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
 
     Raises:
         EvaluationError: Arguments, data, metric or the file of ``resume`` do not fit.
-        ChipError: The model has no analog operator, or no noise whose level could be set.
+        ChipError: The model has no analog operator, no noise whose level could be set, or a time
+            that lies outside the range of a noise model.
         CalibrationError: A converter was never calibrated.
     """
+    deployment = Deployment(compensation, recalibration)
+    etas, times = noise_levels(eta), drift_times(drift_time)
     check_arguments(data, instances, seed)
-    if not isinstance(at_once, int) or at_once < 1:
-        raise EvaluationError(f"at_once is {at_once!r}; it must be an integer of at least 1")
-    scores, etas = [make_score(metric) for _ in range(at_once)], noise_levels(eta)
+    _check_at_once(at_once, times, deployment)
+    scores = [make_score(metric) for _ in range(at_once)]
     _check_precision(precision, instances)
     if device is not None:
         model = copy.deepcopy(model).to(device)
-    with noise_mode(model, "programmed"), undisturbed(model):
-        begun = _resumed(_empty(model, etas, scores[0], instances, seed, precision), resume)
+    with noise_mode(model, "programmed"), undisturbed(model), keeping_norms(model):
+        run = fingerprint(model, seed, etas, scores[0].settings, times, deployment.settings)
+        begun = _resumed(_empty(model, run, scores[0], instances, precision), resume)
         _check_levels(model, etas)
         with _bar(progress) as bar:
 
@@ -102,7 +116,7 @@ def evaluate(
                 if resume is not None:
                     result.save(resume)
 
-            return _measure(model, data, scores, begun, keep)
+            return _measure(model, data, scores, begun, keep, deployment)
 
 
 def _measure(
@@ -111,19 +125,25 @@ def _measure(
     scores: Sequence[Score],
     result: Evaluation,
     keep: Callable[[Evaluation, int], None],
+    deployment: Deployment,
 ) -> Evaluation:
     """Measure every chip that ``result`` lacks; ``keep`` it at each level's start and each chip."""
     for index, level in enumerate(result.levels):
         keep(result, index)
         with noise_level(model, level.eta):
             while not result.is_done(index):
-                result = _add_chips(model, data, scores, result, index)
+                result = _add_chips(model, data, scores, result, index, deployment)
                 keep(result, index)
     return result
 
 
 def _add_chips(
-    model: nn.Module, data: Iterable[Any], scores: Sequence[Score], result: Evaluation, index: int
+    model: nn.Module,
+    data: Iterable[Any],
+    scores: Sequence[Score],
+    result: Evaluation,
+    index: int,
+    deployment: Deployment,
 ) -> Evaluation:
     """``result`` with the next chips of level ``index``, at most one a score."""
     level = result.levels[index]
@@ -133,7 +153,7 @@ def _add_chips(
     count = 1 if silent else min(len(scores), result.needed(index) - number)
     seeds = [chip_seed(result.fingerprint.seed, k) for k in range(number, number + count)]
     try:
-        done = run_chips(model, data, scores, seeds)
+        done = run_chips(model, data, scores, seeds, deployment.prepare(model, level.drift_time))
     except EvaluationError as cause:
         at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
         which = f"chip {number}" if count == 1 else f"chips {number} to {number + count - 1}"
@@ -206,6 +226,16 @@ def check_arguments(data: Any, instances: int, seed: int) -> None:
         )
 
 
+def _check_at_once(at_once: int, times: Sequence[float | None], deployment: Deployment) -> None:
+    if not isinstance(at_once, int) or at_once < 1:
+        raise EvaluationError(f"at_once is {at_once!r}; it must be an integer of at least 1")
+    if at_once > 1 and (any(times) or deployment.settings):
+        raise EvaluationError(
+            f"at_once is {at_once}, and chips that drift, are compensated or get new BatchNorm "
+            "statistics are prepared one by one; use at_once=1"
+        )
+
+
 def _check_precision(precision: float | None, instances: int) -> None:
     if precision is None:
         return
@@ -227,25 +257,25 @@ def _check_levels(model: nn.Module, etas: Iterable[float | None]) -> None:
 
 def _empty(
     model: nn.Module,
-    etas: Iterable[float | None],
+    run: Fingerprint,
     score: Score,
     instances: int,
-    seed: int,
     precision: float | None,
 ) -> Evaluation:
     """The result before the first chip."""
     report = getattr(model, "report", None)
     kinds = {noise.model for op in operators(model) for noise in op.array.noise}
-    run = fingerprint(model, seed, etas, score.settings)
     return Evaluation(
         metric=score.name,
         target=report.target if isinstance(report, Report) else "unknown",
         noise=tuple(sorted(kinds)),
         instances=instances,
         precision=precision,
-        seeds=tuple(chip_seed(seed, k) for k in range(instances)),
+        seeds=tuple(chip_seed(run.seed, k) for k in range(instances)),
         levels=tuple(
-            Level(eta=eta, pilot=None if precision is None else instances) for eta in run.etas
+            Level(eta=eta, drift_time=time, pilot=None if precision is None else instances)
+            for eta in run.etas
+            for time in run.drift_times or (None,)
         ),
         fingerprint=run,
         versions={"analogize": metadata.version("analogize"), "torch": str(torch.__version__)},

@@ -58,6 +58,43 @@ def draw_robustness(evaluation: Evaluation, ax: Axes | None, label: str) -> Axes
     return axes
 
 
+def draw_over_time(evaluation: Evaluation, ax: Axes | None, label: str) -> Axes:
+    """Draw one evaluation over the time since programming, one curve a noise level.
+
+    Args:
+        evaluation: What to draw.
+        ax: Where to draw; a new figure by default.
+        label: Name in the legend.
+
+    Returns:
+        The axes drawn into; time is logarithmic from one second on, linear below.
+
+    Raises:
+        EvaluationError: no level has a value yet.
+    """
+    axes = Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
+    etas = evaluation.fingerprint.etas
+    for eta in etas:
+        curve = [
+            (level.drift_time, level.mean, level)
+            for level in evaluation.levels
+            if level.eta == eta and level.mean is not None and level.drift_time is not None
+        ]
+        if not curve:
+            raise EvaluationError("there is nothing to plot: no chip was measured yet")
+        colour = f"C{len(axes.get_legend_handles_labels()[0])}"
+        name = (
+            label if len(etas) == 1 else f"{label}, eta {'of the target' if eta is None else eta}"
+        )
+        _draw_curve(axes, sorted(curve, key=itemgetter(0)), name, colour)
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlabel("time since programming (s)")
+    axes.set_ylabel(evaluation.metric)
+    axes.grid(alpha=0.3)
+    axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small")
+    return axes
+
+
 def write_figure(axes: Axes, path: str | os.PathLike[str]) -> None:
     """Write the figure that ``axes`` belong to; the suffix chooses the format.
 

@@ -50,6 +50,10 @@ def _torchvision(name: str) -> Case:
         options["init_weights"] = False
     if name.startswith("vit_"):
         options["image_size"] = 28 if name == "vit_h_14" else 64
+    if "rcnn" in name:
+        options |= {"rpn_post_nms_top_n_test": 32, "box_detections_per_img": 8}
+    elif "detection" in module:
+        options |= {"topk_candidates": 32, "detections_per_img": 8}
     model = models.get_model(name, **options)
     if "detection" in module:
         model.transform.min_size, model.transform.max_size = (96,), 128
@@ -60,7 +64,7 @@ def _torchvision(name: str) -> Case:
     if "optical_flow" in module:
         return Case(model, lambda b: (torch.rand(b, 3, 128, 128), torch.rand(b, 3, 128, 128)))
     if "video" in module:
-        frames, size = (16, 224) if name.startswith("mvit") else (8, 64)
+        frames, size = (16, 224) if name.startswith(("mvit", "s3d")) else (8, 64)
         return Case(model, lambda b: (torch.rand(b, 3, frames, size, size),))
     size = 28 if name == "vit_h_14" else 224 if name == "maxvit_t" else 96
     size = 64 if name.startswith("vit_") and name != "vit_h_14" else size

@@ -60,7 +60,10 @@ _VISION = """
 _AUDIO = """
     wav2vec2 hubert wavlm sew unispeech data2vec-audio
 """
+# For sizes that a configuration computes and refuses to be told.
+_ABSENT = object()
 _OPTIONS: dict[str, dict[str, Any]] = {
+    "falcon": {"head_dim": _ABSENT},
     "mpnet": {"max_position_embeddings": 130},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "mixtral": {"sliding_window": None},
@@ -111,7 +114,8 @@ def _config(name: str) -> Any:
         tiny |= {"image_size": 64} if hasattr(default, "image_size") else {}
     if name in _AUDIO.split():
         tiny |= {k: v for k, v in _CONVOLUTIONS.items() if hasattr(default, k)}
-    return AutoConfig.for_model(name, **(tiny | _OPTIONS.get(name, {})))
+    chosen = tiny | _OPTIONS.get(name, {})
+    return AutoConfig.for_model(name, **{k: v for k, v in chosen.items() if v is not _ABSENT})
 
 
 def _tokens(batch: int) -> torch.Tensor:

@@ -229,7 +229,8 @@ def _tensordot(stored: Stored, a: Tensor, b: Tensor, dims: Any = 2, out: Any = N
     return _einsum(stored, f"{''.join(a_labels)},{''.join(b_labels)}->{result}", a, b)
 
 
-@register_operator(F.grouped_mm)
+# F.grouped_mm is Python that torch does not dispatch; what it calls is.
+@register_operator(torch._grouped_mm)
 def _grouped(
     stored: Stored,
     mat_a: Tensor,
@@ -246,6 +247,7 @@ def _grouped(
     parts = [
         F.linear(mat_a[start:end], mat_b[torch.tensor(expert)].t())
         for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+        if end > start
     ]
     result = torch.cat([*parts, mat_a.new_zeros(len(mat_a) - ends[-1], mat_b.shape[-1])])
     result = result if bias is None else result + bias
