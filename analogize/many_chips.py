@@ -9,6 +9,7 @@ two codes, an output by one step of the ADC.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,11 +34,19 @@ from analogize.ops import operators
 
 
 @torch.no_grad()
-def program_many(model: nn.Module, seeds: Sequence[int]) -> dict[str, Tensor]:
+def program_many(
+    model: nn.Module, seeds: Sequence[int], prepare: Callable[[int], None] | None = None
+) -> dict[str, Tensor]:
     """Draw chips ``seeds`` and stack them: every array's buffer name, with (chips, ...) weights.
 
+    Args:
+        model: A rewritten model.
+        seeds: The chips.
+        prepare: What programs a chip; by default ``program(model, seed)``.
+
     Raises:
-        ChipError: no seed, or no analog operator.
+        ChipError: no seed, no analog operator, or chips that are corrected for their drift, which
+            takes one by one.
     """
     if not seeds:
         raise ChipError("no chip to program; give at least one seed")
@@ -45,9 +54,14 @@ def program_many(model: nn.Module, seeds: Sequence[int]) -> dict[str, Tensor]:
     drawn: dict[str, list[Tensor]] = {name: [] for name in arrays}
     with undisturbed(model):
         for seed in seeds:
-            program(model, seed)
+            (prepare or partial(program, model))(seed)
             for name, array in arrays.items():
                 assert array.chip is not None, "program() fills every array"
+                if array.correction is not None:
+                    raise ChipError(
+                        f"'{name.removesuffix('.chip')}' is corrected for drift, each chip in its "
+                        "own way, which a batched pass leaves out: measure one by one (at_once=1)"
+                    )
                 drawn[name].append(array.chip)
     return {name: torch.stack(chips) for name, chips in drawn.items()}
 
@@ -89,7 +103,8 @@ def run_chips(
         data: Batches of (inputs, targets).
         scores: What accumulates the metric, at least as many as chips.
         seeds: The chips.
-        prepare: What programs a chip that runs alone; several are read right after programming.
+        prepare: What programs a chip; by default ``program(model, seed)``. It may change no more
+            than the chip's weights where there are several.
 
     Raises:
         EvaluationError: What ``run_chip`` raises; or the model cannot be batched over chips.
@@ -97,7 +112,7 @@ def run_chips(
     if len(seeds) == 1:
         return [run_chip(model, data, scores[0], seeds[0], prepare)]
     device, used = device_of(model), scores[: len(seeds)]
-    chips = program_many(model, seeds)
+    chips = program_many(model, seeds, prepare)
     seed_generators(device, seeds[0])
     for score in used:
         score.reset(device)

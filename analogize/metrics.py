@@ -66,6 +66,8 @@ class TorchMetric:
 
     def __init__(self, metric: torchmetrics.Metric) -> None:
         self._metric = metric.clone()
+        # Its value is one chip's, and other ranks have other chips: nothing to add up over ranks.
+        self._metric.distributed_available_fn = _never
         self.name = type(metric).__name__
         self.settings = f"{self.name}({_own_settings(metric)})"
 
@@ -187,6 +189,10 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
     return f"of type {type(value).__name__}"
+
+
+def _never() -> bool:
+    return False
 
 
 def _finite_scalar(value: Any, name: str) -> float:

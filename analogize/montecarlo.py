@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from analogize.errors import EvaluationError
 from analogize.evaluation import Evaluation, Fingerprint, Level
 from analogize.fingerprint import chip_seed, differences, fingerprint
 from analogize.inference import undisturbed
-from analogize.many_chips import run_chips
-from analogize.metrics import MetricLike, Score, make_score
+from analogize.measuring import Bench, make_scores, measure
+from analogize.metrics import MetricLike, Score
 from analogize.module import Report
 from analogize.ops import operators
+from analogize.ranks import Ranks
 from analogize.targets.spec import Compensation
 
 
@@ -38,13 +39,14 @@ def evaluate(
     seed: int = 0,
     *,
     precision: float | None = None,
-    at_once: int = 1,
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
     drift_time: float | str | Sequence[float | str] | None = None,
     compensation: Compensation | None = None,
     recalibration: Iterable[Any] | None = None,
+    at_once: int = 1,
+    distributed: bool = True,
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
 
@@ -72,10 +74,6 @@ def evaluate(
             of the metric. ``instances`` chips are a pilot, whose spread decides how many more are
             drawn (Stein's two-stage rule, ``analogize.evaluation.stein_interval``): 20 or more
             keep that number steady.
-        at_once: Chips that one batched pass evaluates (``analogize.many_chips``). It pays where a
-            forward pass leaves the processor idle: small models on a few samples a batch
-            (benchmarks/README.md). Outputs then equal those of one by one up to the rounding of
-            sums, and with an ADC up to one of its steps where such a sum falls on an edge.
         resume: A JSON file that is written after every chip and, where it exists, continued, also
             with another number of instances. The data must be the same; only their number of
             samples is checked.
@@ -87,6 +85,14 @@ def evaluate(
             own way.
         recalibration: Batches, labels unused, on which BatchNorm's statistics are re-estimated on
             every chip before it is measured; the model's own are put back afterwards.
+        at_once: Chips that one batched pass evaluates (``analogize.many_chips``). It pays where a
+            forward pass leaves the processor idle: small models on a few samples a batch
+            (benchmarks/README.md). Outputs then equal those of one by one up to the rounding of
+            sums, and with an ADC up to one of its steps where such a sum falls on an edge.
+        distributed: Spread the chips over the ranks where torch.distributed has a process group:
+            every rank must then make the same call, with the whole data, and gets the whole
+            result, which is the one of a single process. Rank 0 reads and writes ``resume``. False
+            measures every chip on the calling rank.
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
@@ -97,78 +103,31 @@ def evaluate(
             that lies outside the range of a noise model.
         CalibrationError: A converter was never calibrated.
     """
-    deployment = Deployment(compensation, recalibration)
-    etas, times = noise_levels(eta), drift_times(drift_time)
     check_arguments(data, instances, seed)
-    _check_at_once(at_once, times, deployment)
-    scores = [make_score(metric) for _ in range(at_once)]
     _check_precision(precision, instances)
+    etas, times = noise_levels(eta), drift_times(drift_time)
+    scores = make_scores(metric, at_once)
+    if recalibration is not None and at_once > 1:
+        raise EvaluationError(
+            f"at_once is {at_once}, and with recalibration every chip has BatchNorm statistics of "
+            "its own, which one batched pass cannot have: use at_once=1"
+        )
+    deployment, ranks = Deployment(compensation, recalibration), Ranks(distributed)
     if device is not None:
         model = copy.deepcopy(model).to(device)
     with noise_mode(model, "programmed"), undisturbed(model), keeping_norms(model):
         run = fingerprint(model, seed, etas, scores[0].settings, times, deployment.settings)
-        begun = _resumed(_empty(model, run, scores[0], instances, precision), resume)
+        empty = _empty(model, run, scores[0], instances, precision)
+        begun = ranks.from_first(lambda: _resumed(empty, resume))
         _check_levels(model, etas)
-        with _bar(progress) as bar:
+        with _bar(progress and ranks.rank == 0) as bar:
 
             def keep(result: Evaluation, index: int) -> None:
                 _show(bar, result, index)
-                if resume is not None:
+                if resume is not None and ranks.rank == 0:
                     result.save(resume)
 
-            return _measure(model, data, scores, begun, keep, deployment)
-
-
-def _measure(
-    model: nn.Module,
-    data: Iterable[Any],
-    scores: Sequence[Score],
-    result: Evaluation,
-    keep: Callable[[Evaluation, int], None],
-    deployment: Deployment,
-) -> Evaluation:
-    """Measure every chip that ``result`` lacks; ``keep`` it at each level's start and each chip."""
-    for index, level in enumerate(result.levels):
-        keep(result, index)
-        with noise_level(model, level.eta):
-            while not result.is_done(index):
-                result = _add_chips(model, data, scores, result, index, deployment)
-                keep(result, index)
-    return result
-
-
-def _add_chips(
-    model: nn.Module,
-    data: Iterable[Any],
-    scores: Sequence[Score],
-    result: Evaluation,
-    index: int,
-    deployment: Deployment,
-) -> Evaluation:
-    """``result`` with the next chips of level ``index``, at most one a score."""
-    level = result.levels[index]
-    number = len(level.values)
-    silent = all(op.array.is_silent for op in operators(model))
-    # One chip may stand for all of a silent level, and tells whether the model draws at all.
-    count = 1 if silent else min(len(scores), result.needed(index) - number)
-    seeds = [chip_seed(result.fingerprint.seed, k) for k in range(number, number + count)]
-    try:
-        done = run_chips(model, data, scores, seeds, deployment.prepare(model, level.drift_time))
-    except EvaluationError as cause:
-        at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
-        which = f"chip {number}" if count == 1 else f"chips {number} to {number + count - 1}"
-        raise EvaluationError(f"{cause} ({which}, seed {seeds[0]}, at {at})") from cause
-    if result.samples not in (None, done[0].samples):
-        raise EvaluationError(
-            f"the data held {result.samples} samples before and {done[0].samples} now: every chip "
-            "must see the same data (to start over on other data, use another file for resume)"
-        )
-    alike = silent and number == 0 and not done[0].drew
-    update = {"values": (*level.values, *(d.value for d in done)), "deterministic": alike}
-    levels = (*result.levels[:index], level.model_copy(update=update), *result.levels[index + 1 :])
-    seen = (*result.seeds, *seeds[max(0, len(result.seeds) - number) :])
-    update = {"levels": levels, "samples": done[0].samples, "seeds": seen}
-    return result.model_copy(update=update)
+            return measure(Bench(model, data, scores, deployment, ranks), begun, keep)
 
 
 def noise_levels(eta: Any) -> tuple[float | None, ...]:
@@ -223,16 +182,6 @@ def check_arguments(data: Any, instances: int, seed: int) -> None:
     if not isinstance(data, Iterable):
         raise EvaluationError(
             f"the data are of type {type(data).__name__}; pass a DataLoader or a list of batches"
-        )
-
-
-def _check_at_once(at_once: int, times: Sequence[float | None], deployment: Deployment) -> None:
-    if not isinstance(at_once, int) or at_once < 1:
-        raise EvaluationError(f"at_once is {at_once!r}; it must be an integer of at least 1")
-    if at_once > 1 and (any(times) or deployment.settings):
-        raise EvaluationError(
-            f"at_once is {at_once}, and chips that drift, are compensated or get new BatchNorm "
-            "statistics are prepared one by one; use at_once=1"
         )
 
 

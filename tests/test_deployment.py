@@ -105,3 +105,14 @@ def test_times_that_cannot_be(net: nn.Module, batches: Batches) -> None:
         evaluate(analog, batches, instances=1, drift_time="sometime")
     with pytest.raises(ChipError, match="compensation 'all' is unknown"):
         evaluate(analog, batches, instances=1, compensation="all")  # type: ignore[arg-type]
+
+
+def test_what_differs_from_chip_to_chip_is_not_batched_over_chips(
+    net: nn.Module, batches: Batches
+) -> None:
+    analog = analogize(net, "pcm_joshi2020", batches)
+    many = {"instances": 2, "at_once": 2, "progress": False}
+    with pytest.raises(EvaluationError, match="at_once is 2, and with recalibration"):
+        evaluate(analog, batches, recalibration=batches, **many)
+    with pytest.raises(ChipError, match=r"corrected for drift.*at_once=1"):
+        evaluate(analog, batches, drift_time="1 day", **many)

@@ -148,8 +148,6 @@ def test_what_a_batch_would_draw_otherwise_is_refused(digits) -> None:
         evaluate(model, digits, instances=3, at_once=3, progress=False)
     with pytest.raises(EvaluationError, match="at_once is 0"):
         evaluate(model, digits, at_once=0)
-    with pytest.raises(EvaluationError, match="prepared one by one"):
-        evaluate(model, digits, at_once=2, drift_time="1 day")
 
 
 def test_a_chip_that_has_drifted_keeps_its_correction(digits) -> None:

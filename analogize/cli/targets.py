@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
+from analogize.cli.fit import fit_command
 from analogize.errors import TargetError
 from analogize.targets.describe import json_schema
 from analogize.targets.load import load_target, names, sources
@@ -110,6 +111,9 @@ def validate(
 def schema() -> None:
     """Print the JSON schema of target files, for editors to complete and check them."""
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+app.command("fit")(fit_command)
 
 
 def _refused(error: TargetError) -> typer.Exit:

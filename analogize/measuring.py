@@ -1,0 +1,113 @@
+"""Chip after chip, some in one pass and some on other ranks, until an evaluation is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from analogize.chip import noise_level
+from analogize.deployment import Deployment
+from analogize.errors import EvaluationError
+from analogize.evaluation import Evaluation
+from analogize.fingerprint import chip_seed
+from analogize.inference import Pass
+from analogize.many_chips import run_chips
+from analogize.metrics import MetricLike, Score, make_score
+from analogize.ops import operators
+from analogize.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What chips are measured with.
+
+    Attributes:
+        model: A rewritten model, in eval mode and noise mode ``"programmed"``.
+        data: Batches of (inputs, targets).
+        scores: As many as chips share a batched pass.
+        deployment: How every chip is prepared.
+        ranks: The processes that share the chips.
+    """
+
+    model: nn.Module
+    data: Iterable[Any]
+    scores: Sequence[Score]
+    deployment: Deployment
+    ranks: Ranks
+
+
+def make_scores(metric: MetricLike, at_once: int) -> list[Score]:
+    """One score for every chip of a batched pass.
+
+    Raises:
+        EvaluationError: ``at_once`` is no integer from 1, or ``metric`` none that can be used.
+    """
+    if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:
+        raise EvaluationError(f"at_once is {at_once!r}; it must be an integer of at least 1")
+    return [make_score(metric) for _ in range(at_once)]
+
+
+def measure(
+    bench: Bench, result: Evaluation, keep: Callable[[Evaluation, int], None]
+) -> Evaluation:
+    """Measure every chip that ``result`` lacks; ``keep`` it at each level's start and each step.
+
+    Raises:
+        EvaluationError: A chip cannot be measured; the message says which one.
+    """
+    for index, level in enumerate(result.levels):
+        keep(result, index)
+        with noise_level(bench.model, level.eta):
+            while not result.is_done(index):
+                result = _step(bench, result, index)
+                keep(result, index)
+    return result
+
+
+def _step(bench: Bench, result: Evaluation, index: int) -> Evaluation:
+    """``result`` with the next chips of level ``index``: one pass on every rank."""
+    silent = all(op.array.is_silent for op in operators(bench.model))
+    # One chip may stand for all of a silent level, and tells whether the model draws at all.
+    width = 1 if silent else len(bench.scores)
+    done = len(result.levels[index].values)
+    first = done + bench.ranks.rank * width
+    last = min(first + width, result.needed(index))
+    run = partial(_run, bench, result, index, range(first, last)) if first < last else None
+    found = [one for passes in bench.ranks.gather(run) for one in passes]
+    alike = silent and done == 0 and not found[0].drew
+    return _extended(result, index, found[:1] if alike else found, alike)
+
+
+def _run(bench: Bench, result: Evaluation, index: int, numbers: range) -> list[Pass]:
+    """The chips ``numbers`` of level ``index``; errors say which they were."""
+    level = result.levels[index]
+    seeds = [chip_seed(result.fingerprint.seed, k) for k in numbers]
+    prepare = bench.deployment.prepare(bench.model, level.drift_time)
+    try:
+        return run_chips(bench.model, bench.data, bench.scores, seeds, prepare)
+    except EvaluationError as cause:
+        at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
+        which = f"chip {numbers[0]}" if len(seeds) == 1 else f"chips {numbers[0]} to {numbers[-1]}"
+        raise EvaluationError(f"{cause} ({which}, seed {seeds[0]}, at {at})") from cause
+
+
+def _extended(result: Evaluation, index: int, found: Sequence[Pass], alike: bool) -> Evaluation:
+    level = result.levels[index]
+    for done in found:
+        if result.samples not in (None, done.samples):
+            raise EvaluationError(
+                f"the data held {result.samples} samples before and {done.samples} now: every "
+                "chip must see the same data (to start over on other data, use another file for "
+                "resume)"
+            )
+        result = result.model_copy(update={"samples": done.samples})
+    update = {"values": (*level.values, *(d.value for d in found)), "deterministic": alike}
+    level = level.model_copy(update=update)
+    levels = (*result.levels[:index], level, *result.levels[index + 1 :])
+    seeds = [chip_seed(result.fingerprint.seed, k) for k in range(len(level.values))]
+    seeds = [*result.seeds, *seeds[len(result.seeds) :]]
+    return result.model_copy(update={"levels": levels, "seeds": tuple(seeds)})

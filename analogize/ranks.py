@@ -1,0 +1,62 @@
+"""Work spread over the ranks of a process group: every rank does a part, and all know the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import distributed
+
+from analogize.errors import EvaluationError
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The ranks of torch.distributed's default process group, or this process alone.
+
+    An error on one rank is raised on all of them; no rank is left waiting for another.
+
+    Args:
+        spread: Whether to work with the others, where there are any.
+
+    Attributes:
+        rank: This process's number, from 0.
+        size: How many processes work together.
+    """
+
+    def __init__(self, spread: bool = True) -> None:
+        joined = spread and distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if joined else 0
+        self.size = distributed.get_world_size() if joined else 1
+
+    def gather(self, work: Callable[[], T] | None) -> list[T]:
+        """Do ``work``, and return what it gave on every rank that had some, in their order.
+
+        Raises:
+            EvaluationError: another rank's work failed; this rank's own error is raised as it is.
+        """
+        if self.size == 1:
+            return [] if work is None else [work()]
+        mine, failure = self._attempt(work)
+        outcomes: list[Any] = [None] * self.size
+        distributed.all_gather_object(outcomes, mine)
+        if failure is not None:
+            raise failure
+        for rank, outcome in enumerate(outcomes):
+            if outcome and outcome[0] == "failed":
+                raise EvaluationError(f"rank {rank} of {self.size} failed: {outcome[1]}")
+        return [outcome[1] for outcome in outcomes if outcome]
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives on rank 0, on every rank."""
+        return self.gather(work if self.rank == 0 else None)[0]
+
+    def _attempt(self, work: Callable[[], T] | None) -> tuple[Any, Exception | None]:
+        if work is None:
+            return None, None
+        try:
+            return ("done", work()), None
+        except Exception as error:
+            # Words, because not every error survives pickling.
+            return ("failed", f"{type(error).__name__}: {error}"), error
