@@ -93,7 +93,7 @@ class AnalogOp(nn.Module):
         self.region = region
         self.expression: Expression | None = None
         self.dac, self.array, self.adc = Converter(target.dac), array, Converter(target.adc)
-        self.tile_size = target.array
+        self.tile_size, self.cost = target.array, target.cost
         self.tiles = cut(product, array.shape, target)
         self.mode: NoiseMode | None = None
         self.observer: Callable[[Tensor, Tensor], None] | None = None
@@ -233,9 +233,8 @@ class AnalogOp(nn.Module):
         if isinstance(how, Tiles):
             if not differentiable:
                 return infer_tiled(x, used, how, stages, dtypes)
-            y: Tensor = TiledDifferentiable.apply(x, weight, used, self.array, how, stages, dtypes)[
-                0
-            ]
+            operands = x, weight, used, self.array, how, stages, dtypes
+            y: Tensor = TiledDifferentiable.apply(*operands)[0]
         elif not differentiable:
             return infer(x, used, how, stages, dtypes)
         else:
