@@ -60,7 +60,7 @@ class WeightArray(FixedRange):
     ) -> None:
         self.product, self.name, self.folded = product, name, folded
         self.shape = weight.shape
-        settings = target.weights
+        self.settings = settings = target.weights
         ends = find_range(weight, product, settings, name)
         super().__init__(ends, settings.bits, settings.grid, matters=settings.range is not None)
         self.noise: tuple[spec.NoiseModel, ...] = target.noise
@@ -69,6 +69,22 @@ class WeightArray(FixedRange):
         self.register_buffer("chip", None, persistent=False)
         self.register_buffer("correction", None, persistent=False)
         self._programmed_version: int | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the range waits for weights, after a rewriting on the meta device."""
+        wanted = self.settings.range is not None
+        return wanted and (self.range.is_meta or bool(self.range.isnan().any()))
+
+    def settle(self, weight: Tensor) -> None:
+        """Find the range from ``weight`` if it is pending; on the meta device it stays so.
+
+        Raises:
+            PassError: the weights give no range.
+        """
+        if self.is_pending and not weight.is_meta:
+            self.range = find_range(weight, self.product, self.settings, self.name).float()
+            self.refresh()
 
     @property
     def is_known(self) -> bool:
@@ -263,6 +279,7 @@ class WeightArray(FixedRange):
         Raises:
             ChipError: the time is outside the range of a noise model.
         """
+        self.settle(weight)
         chip = self.draw(weight, seed, drift_time, cycle)
         rule = self.compensation if compensation is None else compensation
         correction = None

@@ -177,6 +177,7 @@ def clip_weights(model: nn.Module) -> int:
     done: set[int] = set()
     for op in _require_operators(model):
         array, weight = op.array, weight_of(model, op)
+        array.settle(weight)
         if array.limits is None or id(array) in done or not _is_storage(model, op, weight):
             continue
         done.add(id(array))

@@ -62,7 +62,10 @@ class FixedRange(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         kept = self.range
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.range.dtype != kept.dtype:
+        if kept.is_meta and not self.range.is_meta:
+            self.range = torch.full_like(self.range, torch.nan)
+        elif self.range is not kept and not self.range.is_meta:
+            # Also after to_empty(), which keeps no values.
             self.range = kept.to(self.range.device)
         self.refresh()
         return self

@@ -112,14 +112,20 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Within the block ``model`` is in eval mode with a fixed seed; both are restored."""
+    """Within the block ``model`` is in eval mode with a fixed seed; both are restored.
+
+    Torch's fused attention, one operator that hides the products in it, is off as well.
+    """
     modes = [(m, m.training) for m in model.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, training in modes:
             module.training = training
 

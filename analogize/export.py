@@ -18,14 +18,15 @@ from torch.utils._pytree import tree_leaves
 
 from analogize.calls import Call, example_call
 from analogize.errors import ExportError
-from analogize.module import AnalogModule
+from analogize.module import AnalogModule, Report
 from analogize.onnx.assemble import assemble
 from analogize.onnx.describe import NoiseKind, plan_regions
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
 from analogize.onnx.storage import WeightStorage
 from analogize.onnx.trace import trace
 from analogize.onnx.write import EXTERNAL_ABOVE, write
-from analogize.ops import AnalogOp, operators
+from analogize.ops import AnalogOp
+from analogize.ops import operators as all_operators
 
 _OPSETS = range(21, 24)
 
@@ -101,7 +102,8 @@ def export_onnx(
         CalibrationError: a converter has bits and no range.
         ChipError: ``"programmed"`` without a valid chip.
     """
-    rewritten = _check(model, form, arithmetic, weights, opset)
+    _check(model, form, arithmetic, weights, opset)
+    operators = _called(model)
     kind, seed = _noise(noise)
     call = example_call(sample)
     _check_sample(call)
@@ -109,19 +111,27 @@ def export_onnx(
     if arithmetic != "float" and weights == "auto":
         # Integer kernels take 8-bit operands only.
         storage = "int8"
-    plans = plan_regions(rewritten, _called(rewritten), kind, seed, storage)
+    plans = plan_regions(model, operators, kind, seed, storage)
     exact_batchnorm = kind == "none" and all(p.max_accumulator is not None for p in plans)
     traced = trace(
-        rewritten, call, dynamic_batch=dynamic_batch, opset=opset, exact_batchnorm=exact_batchnorm
+        model,
+        operators,
+        call,
+        dynamic_batch=dynamic_batch,
+        opset=opset,
+        exact_batchnorm=exact_batchnorm,
     )
-    target = rewritten.report.target if rewritten.report is not None else "unknown"
+    report: Report | None = getattr(model, "report", None)
+    target = report.target if report is not None else "unknown"
     manifest = assemble(traced, plans, target, form, arithmetic)
     files = write(traced.model, path, external_above)
     return Exported(Path(path), files, manifest)
 
 
-def _called(model: AnalogModule) -> tuple[AnalogOp, ...]:
-    """Operators in the order in which the graph first calls them."""
+def _called(model: nn.Module) -> tuple[AnalogOp, ...]:
+    """Operators in the order in which the graph first calls them; kept Python has none."""
+    if not isinstance(model, AnalogModule):
+        return all_operators(model)
     found: list[AnalogOp] = []
     for node in model.graph.nodes:
         owner = model.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -130,8 +140,8 @@ def _called(model: AnalogModule) -> tuple[AnalogOp, ...]:
     return tuple(found)
 
 
-def _check(model: nn.Module, form: str, arithmetic: str, weights: str, opset: int) -> AnalogModule:
-    if not isinstance(model, AnalogModule) or not operators(model):
+def _check(model: nn.Module, form: str, arithmetic: str, weights: str, opset: int) -> None:
+    if not all_operators(model):
         raise ExportError(
             f"{type(model).__name__} has no analog regions; rewrite it with analogize() first"
         )
@@ -145,7 +155,6 @@ def _check(model: nn.Module, form: str, arithmetic: str, weights: str, opset: in
             f"opset {opset!r} is not supported; use {_OPSETS[0]} to {_OPSETS[-1]} (4-bit types "
             "begin with 21)"
         )
-    return model
 
 
 def _noise(noise: Any) -> tuple[NoiseKind, int | None]:

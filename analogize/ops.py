@@ -93,7 +93,7 @@ class AnalogOp(nn.Module):
         self.region = region
         self.expression: Expression | None = None
         self.dac, self.array, self.adc = Converter(target.dac), array, Converter(target.adc)
-        self.tile_size = target.array
+        self.tile_size, self.cost = target.array, target.cost
         self.tiles = cut(product, array.shape, target)
         self.mode: NoiseMode | None = None
         self.observer: Callable[[Tensor, Tensor], None] | None = None
@@ -134,8 +134,11 @@ class AnalogOp(nn.Module):
 
         # Attributes, not properties: every forward pass asks.
         needs_range = (dac,) if adc.covers_all else (dac, adc)
-        self.is_calibrated = all(c.bits is None or c.scale is not None for c in needs_range)
-        self._is_bare = dac.scale is None and not converts and not self.array.clips
+        is_pending = self.array.is_pending
+        has_ranges = all(c.bits is None or c.scale is not None for c in needs_range)
+        self.is_calibrated = has_ranges and not is_pending
+        is_clean = not self.array.clips and not is_pending
+        self._is_bare = dac.scale is None and not converts and is_clean
 
     def _largest_sum(self, largest_input: float) -> float:
         """The largest magnitude that one conversion can meet, in accumulated array units."""
@@ -203,7 +206,7 @@ class AnalogOp(nn.Module):
             self._observed = None
             return y
         if not self.is_calibrated:
-            self._refuse_uncalibrated()
+            self._settle(weight)
         if self.is_exact:
             return product.forward(x, weight)
         mode = self._effective_mode()
@@ -230,9 +233,8 @@ class AnalogOp(nn.Module):
         if isinstance(how, Tiles):
             if not differentiable:
                 return infer_tiled(x, used, how, stages, dtypes)
-            y: Tensor = TiledDifferentiable.apply(x, weight, used, self.array, how, stages, dtypes)[
-                0
-            ]
+            operands = x, weight, used, self.array, how, stages, dtypes
+            y: Tensor = TiledDifferentiable.apply(*operands)[0]
         elif not differentiable:
             return infer(x, used, how, stages, dtypes)
         else:
@@ -286,7 +288,14 @@ class AnalogOp(nn.Module):
         fits = native == torch.bfloat16 and bits <= _EXACT_IN_BFLOAT16_BITS
         return Dtypes(torch.float32 if in_codes and not fits else native, native)
 
-    def _refuse_uncalibrated(self) -> None:
+    def _settle(self, weight: Tensor) -> None:
+        """Find the array's range if it waited for weights; refuse to guess any other."""
+        if self.array.range.is_meta and weight.is_meta:
+            return
+        self.array.settle(weight)
+        self.refresh()
+        if self.is_calibrated:
+            return
         missing = " and ".join(
             name
             for name, c in (("DAC", self.dac), ("ADC", self.adc))

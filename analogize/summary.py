@@ -13,6 +13,7 @@ from torch import nn
 
 from analogize.array import WeightArray
 from analogize.converter import Converter
+from analogize.cost import Work, estimate
 from analogize.devices.tiles import count
 from analogize.errors import AnalogizeError
 from analogize.module import DigitalProduct, Report
@@ -56,6 +57,7 @@ class Summary:
         model: what was summed up, for ``draw``.
         capture: the front end that was used.
         declined: the front ends that were tried before, each with the reason it was not used.
+        work: the first-order estimate of tiles, conversions and energy, or None if unknown.
     """
 
     target: str
@@ -65,6 +67,7 @@ class Summary:
     model: nn.Module = field(repr=False, compare=False)
     capture: str = "fx"
     declined: tuple[str, ...] = ()
+    work: Work | None = None
 
     @property
     def analog_macs(self) -> int | None:
@@ -106,6 +109,8 @@ class Summary:
             f"captured by {self.capture}", *self.declined, sep="; not by ", soft_wrap=True
         )
         console.print(self.headline, soft_wrap=True)
+        if self.work is not None:
+            console.print(str(self.work), soft_wrap=True)
         return stream.getvalue()
 
     def _analog_table(self) -> Table:
@@ -160,7 +165,11 @@ def summary(model: nn.Module) -> Summary:
             f"{type(model).__name__} was not rewritten by analogize(); there is nothing to sum up"
         )
     owners: dict[int, str] = {}
-    rows = tuple(_row(op, owners) for op in operators(model))
+    ops = operators(model)
+    rows = tuple(_row(op, owners) for op in ops)
+    owned = [row.tiles for row in rows if row.shares_array_with is None]
+    known = [count for count in owned if count is not None]
+    tiles = sum(known) if known and len(known) == len(owned) else None
     return Summary(
         report.target,
         rows,
@@ -169,6 +178,7 @@ def summary(model: nn.Module) -> Summary:
         model,
         report.capture,
         report.declined,
+        estimate(ops, tiles, report.total_macs),
     )
 
 

@@ -16,12 +16,18 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
 
     Returns:
         float32, shape (2,), or (2, output channels) with per-channel granularity; infinite without
-        a range. A channel whose weights are all equal takes the layer's range.
+        a range, on the meta device (and without values) for weights that are there. A channel whose
+        weights are all equal takes the layer's range.
 
     Raises:
         PassError: the weights are not finite, or give a range that is empty.
     """
-    if not bool(torch.isfinite(weight).all()):
+    if weight.is_meta:
+        channels = len(per_channel(product, weight.detach()))
+        shape = (2,) if settings.granularity == "tensor" else (2, channels)
+        return torch.empty(shape, device="meta")
+    # The extremes are NaN or infinite if any weight is; isfinite() would allocate a second copy.
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
         raise PassError(
             f"region '{name}': its weights hold NaN or infinite values; repair the model first"
         )
@@ -54,7 +60,8 @@ def _ends(weight: Tensor, rule: spec.WeightRange | None) -> Tensor:
             half = rule.multiple * values.std(correction=0)
             return torch.stack([-half, half])
         case spec.AbsMaxRange():
-            return torch.stack([-values.abs().max(), values.abs().max()])
+            half = torch.stack(torch.aminmax(values)).abs().max()
+            return torch.stack([-half, half])
         case spec.PercentileRange():
             return percentiles(values, rule.low, rule.high)
         case spec.FixedRange():

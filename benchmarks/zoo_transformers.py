@@ -64,6 +64,12 @@ _AUDIO = """
 _ABSENT = object()
 _OPTIONS: dict[str, dict[str, Any]] = {
     "falcon": {"head_dim": _ABSENT},
+    "funnel": {"num_hidden_layers": _ABSENT},
+    "xlnet": {"max_position_embeddings": _ABSENT},
+    "prophetnet": {"num_hidden_layers": _ABSENT},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "swin": {"image_size": _ABSENT},
+    "yolos": {"image_size": [64, 64]},
     "mpnet": {"max_position_embeddings": 130},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "mixtral": {"sliding_window": None},

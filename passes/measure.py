@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from analogize.counting import eval_mode
 from analogize.passes.request import request_of
 from analogize.targets.spec import Target
 
@@ -21,14 +22,8 @@ def measure(module: fx.GraphModule, target: Target) -> int:
     example = request_of(module).example
     if example is None:
         return 0
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        module.eval()
-        with torch.no_grad():
-            _Meter(module).run(*_positional(module.graph, example.args, dict(example.kwargs)))
-    finally:
-        for part, training in modes:
-            part.training = training
+    with eval_mode(module), torch.no_grad():
+        _Meter(module).run(*_positional(module.graph, example.args, dict(example.kwargs)))
     return 0
 
 

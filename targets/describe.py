@@ -27,6 +27,7 @@ _INHERITED_IN_PART = (
     "FullRange",
     "Array",
     "Conductance",
+    "Cost",
 )
 
 

@@ -7,6 +7,7 @@
     ├── compensation  how drift is corrected digitally
     ├── dac, adc      grids of the activations that enter and of the sums that leave the array
     ├── array         rows and columns of one crossbar tile
+    ├── cost          energies for the estimate in the summary
     └── digital       what is never mapped to the array
 
 Quantities are in the units of the tensor they apply to (weights, activations), and noise levels are
@@ -20,7 +21,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from analogize.targets.base import Bits, Count, Percentile, Real, Spec, Text, refuse
+from analogize.targets.base import Bits, Count, Level, Percentile, Real, Spec, Text, refuse
 from analogize.targets.check import check_devices, check_digits, check_output, check_range
 from analogize.targets.conductance import Conductance
 from analogize.targets.dialect import dump
@@ -34,6 +35,7 @@ __all__ = [
     "Conductance",
     "Converter",
     "ConverterRange",
+    "Cost",
     "Digital",
     "FixedRange",
     "FixedSNRNoise",
@@ -224,6 +226,16 @@ class Array(Spec):
     )
 
 
+class Cost(Spec):
+    """Energies for the first-order estimate of ``summary``, in picojoules."""
+
+    adc: Level | None = Field(default=None, description="Energy of one ADC conversion, pJ.")
+    dac: Level | None = Field(default=None, description="Energy of one DAC conversion, pJ.")
+    digital_mac: Level | None = Field(
+        default=None, description="Energy of one digital multiply-accumulate, pJ."
+    )
+
+
 class Digital(Spec):
     """What stays digital even though an array could hold it."""
 
@@ -274,6 +286,9 @@ class Target(Spec):
     dac: Converter = Field(default=Converter(), description="Inputs of the array.")
     adc: Converter = Field(default=Converter(), description="Outputs of the array.")
     array: Array | None = Field(default=None, description="Size of a tile; null: unlimited.")
+    cost: Cost | None = Field(
+        default=None, description="Energies for the estimate in the summary; null: unknown."
+    )
     digital: Digital = Field(default=Digital(), description="What is never mapped to the array.")
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from analogize.errors import CalibrationError, ChipError, ExportError
 from analogize.export import export_onnx
 from analogize.models import DigitsNet
 from analogize.module import AnalogModule
+from analogize.onnx.load import load_onnx
 from analogize.onnx.manifest import MANIFEST_KEY, Manifest, json_schema
 from analogize.onnx.read import read_regions
 from analogize.targets import load_target
@@ -266,9 +268,38 @@ def test_foreign_and_truncated_files_are_refused(path: Path) -> None:
 
 def test_a_manifest_that_disagrees_is_refused(path: Path) -> None:
     export_onnx(digits(), path, torch.rand(1, 1, 8, 8))
-    model = onnx.load(path)
-    for p in model.metadata_props:
-        p.value = p.value.replace('"shape":[16,1,3,3]', '"shape":[16,1,5,5]')
-    onnx.save(model, path)
-    with pytest.raises(ExportError, match="disagree"):
-        read_regions(path)
+    written = path.read_bytes()
+
+    def refused(change: Callable[[onnx.ModelProto], None], words: str, *, load: bool) -> None:
+        model = onnx.load_from_string(written)
+        change(model)
+        onnx.save(model, path)
+        for read in (load_onnx,) if load else (load_onnx, read_regions):
+            with pytest.raises(ExportError, match=words):
+                read(path)
+
+    def tensor(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+        return next(t for t in model.graph.initializer if t.name == name)
+
+    def other_shape(model: onnx.ModelProto) -> None:
+        for p in model.metadata_props:
+            p.value = p.value.replace('"shape":[16,1,3,3]', '"shape":[16,1,5,5]')
+
+    def other_weight(model: onnx.ModelProto) -> None:
+        codes = bytearray(tensor(model, "conv1/weight").raw_data)
+        codes[0] = 129 if codes[0] == 128 else 128
+        tensor(model, "conv1/weight").raw_data = bytes(codes)
+
+    def other_scale(model: onnx.ModelProto) -> None:
+        tensor(model, "fc1/dac/scale").raw_data = np.float32(3).tobytes()
+
+    def removed(model: onnx.ModelProto) -> None:
+        last = next(n for n in model.graph.node if n.name == "conv2/adc/rescale")
+        for node in model.graph.node:
+            node.input[:] = [last.input[0] if i == last.output[0] else i for i in node.input]
+        model.graph.node.remove(last)
+
+    refused(other_shape, "conv1/weight.*disagree", load=False)
+    refused(other_weight, "conv1/weight.*digest", load=False)
+    refused(other_scale, "fc1/dac/scale.*disagree", load=False)
+    refused(removed, "region 'conv2'.*removed", load=True)

@@ -13,7 +13,7 @@ from onnx_ir.passes import common as passes
 from analogize.module import DigitalProduct
 from analogize.onnx.describe import RegionPlan, entry
 from analogize.onnx.emit import Body, emit
-from analogize.onnx.exact import promise
+from analogize.onnx.exact import doubts, promise
 from analogize.onnx.manifest import (
     DOMAIN,
     LAYER_KEY,
@@ -26,7 +26,8 @@ from analogize.onnx.manifest import (
     Form,
     Manifest,
 )
-from analogize.onnx.trace import DIGITAL_SCOPE, PLACEHOLDER, Traced
+from analogize.onnx.placeholder import PLACEHOLDER
+from analogize.onnx.trace import Traced
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
@@ -40,7 +41,7 @@ def assemble(
 ) -> Manifest:
     """Rewrite ``traced.model`` in place into its final form; returns its manifest."""
     model = traced.model
-    digital = _digital_nodes(model.graph, traced.digital)
+    digital = _digital_nodes(model.graph, traced.scopes)
     _clear_metadata(model)
     _restore_names(model.graph, traced.paths)
     writer = _Writer(model, form, arithmetic)
@@ -58,7 +59,11 @@ def assemble(
         arithmetic=arithmetic,
         noise=plans[0].noise,
         numerics=promise(model.graph, plans, arithmetic),
-        regions=tuple(entry(p, tuple(writer.calls[p.id])) for p in plans if p.id in writer.calls),
+        regions=tuple(
+            entry(p, tuple(writer.calls[p.id]), exact=not doubts(p, arithmetic))
+            for p in plans
+            if p.id in writer.calls
+        ),
         digital=tuple(
             DigitalEntry(
                 name=product.name,
@@ -233,18 +238,16 @@ def _restore_names(graph: ir.Graph, paths: dict[str, str]) -> None:
 
 
 def _digital_nodes(
-    graph: ir.Graph, products: tuple[DigitalProduct, ...]
+    graph: ir.Graph, scopes: dict[str, DigitalProduct]
 ) -> list[tuple[DigitalProduct, list[ir.Node]]]:
     """The nodes inside the scope of each digital product."""
-    found: list[tuple[DigitalProduct, list[ir.Node]]] = [(p, []) for p in products]
+    found: dict[str, list[ir.Node]] = {scope: [] for scope in scopes}
     for node in graph.all_nodes():
-        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "[]"))
-        for scope in scopes:
-            if str(scope).startswith(DIGITAL_SCOPE):
-                number = str(scope).removeprefix(DIGITAL_SCOPE).partition(".")[0]
-                found[int(number)][1].append(node)
-                break
-    return found
+        around = ast.literal_eval(node.metadata_props.get(_SCOPES_KEY, "[]"))
+        inside = next((str(scope) for scope in around if str(scope) in found), None)
+        if inside is not None:
+            found[inside].append(node)
+    return [(scopes[scope], nodes) for scope, nodes in found.items()]
 
 
 def _annotate_digital(

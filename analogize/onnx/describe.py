@@ -16,12 +16,13 @@ from analogize.chip import weight_of
 from analogize.converter import Converter
 from analogize.errors import CalibrationError, ExportError
 from analogize.onnx import manifest
-from analogize.onnx.storage import Stored, WeightStorage, store
+from analogize.onnx.storage import Stored, WeightStorage, digest, store
 from analogize.ops import AnalogOp
-from analogize.product import Convolution, per_channel
+from analogize.product import BatchedLinear, Convolution, per_channel
 from analogize.targets.spec import FixedSNRNoise, GaussianNoise
 
 Array = npt.NDArray[Any]
+_CHANNELS_AT_ONCE = 1024
 NoiseKind = Literal["none", "runtime", "programmed"]
 
 
@@ -157,20 +158,35 @@ def _deviations(op: AnalogOp, weights: Tensor, stored: Stored) -> tuple[tuple[Ar
                 "ONNX graph; export clean weights (noise=None) or a programmed chip"
             )
         values = sigma.cpu().numpy().astype(np.float32)
-        found.append((values.T if stored.transposed and values.ndim == 2 else values, model))
+        swaps = stored.transposed and values.ndim > 1
+        found.append((values.swapaxes(-1, -2) if swaps else values, model))
     return tuple(found)
 
 
 def _bound(op: AnalogOp, weights: Tensor) -> float | None:
-    """The largest possible |acc|, where inputs and weights are integer codes."""
+    """The largest magnitude of any partial sum, where inputs and weights are integer codes.
+
+    Whatever the order of summation, a partial sum lies between the sum of all negative and the sum
+    of all positive products.
+    """
     if op.dac.scale is None or op.array.scale is None or op.array.folded:
         return None
-    rows = per_channel(op.product, weights).double().abs()
-    largest_input = max(abs(float(op.dac.low)), abs(float(op.dac.high)))
-    return float(rows.sum(dim=1).max()) * largest_input
+    high, low = max(float(op.dac.high), 0.0), max(-float(op.dac.low), 0.0)
+    largest = 0.0
+    channels = per_channel(op.product, weights)
+    # In parts, because copies of a whole layer may be large.
+    for start in range(0, len(channels), _CHANNELS_AT_ONCE):
+        rows = channels[start : start + _CHANNELS_AT_ONCE]
+        positive = rows.clamp(min=0).sum(1, dtype=torch.float64)
+        negative = rows.clamp(max=0).sum(1, dtype=torch.float64).neg()
+        ends = (positive * high + negative * low, positive * low + negative * high)
+        largest = max(largest, *(float(end.max()) for end in ends))
+    return largest
 
 
-def entry(plan: RegionPlan, calls: tuple[manifest.CallEntry, ...]) -> manifest.RegionEntry:
+def entry(
+    plan: RegionPlan, calls: tuple[manifest.CallEntry, ...], exact: bool
+) -> manifest.RegionEntry:
     """The region's entry in the manifest."""
     op = plan.op
     step = op._stages.step
@@ -186,6 +202,7 @@ def entry(plan: RegionPlan, calls: tuple[manifest.CallEntry, ...]) -> manifest.R
         tiles=_tiles(op),
         shares_array_with=None if plan.owner == plan.id else plan.owner,
         max_accumulator=plan.max_accumulator,
+        exact=exact,
         calls=calls,
     )
 
@@ -236,12 +253,15 @@ def _weight(plan: RegionPlan) -> manifest.WeightEntry:
         high=_integers(array.high) if has_grid else None,
         folded=array.folded,
         storage=stored.storage,
+        digest=digest(stored.values),
         zero_point=stored.zero_point_numbers,
     )
 
 
 def _channel_axis(op: AnalogOp) -> int | None:
     product = op.product
+    if isinstance(product, BatchedLinear):
+        return None
     if not isinstance(product, Convolution) or not product.transposed:
         return 0
     return 1 if product.groups == 1 else None

@@ -24,18 +24,17 @@ _EXACT_OPERATORS = frozenset(
 )
 
 
+# These are exact too where they reduce a single element.
+_REDUCTIONS = frozenset({"ReduceMean", "ReduceSum"})
+
+
 def promise(graph: ir.Graph, plans: tuple[RegionPlan, ...], arithmetic: Arithmetic) -> Promise:
     """Judge the final graph."""
-    reasons = [r for plan in plans for r in _region_reasons(plan)]
-    if arithmetic == "qdq":
-        reasons.append(
-            "qdq arithmetic: a fused integer kernel multiplies by the reciprocal of the ADC's "
-            "step, which may round to the neighbouring code"
-        )
+    reasons = [reason for plan in plans for reason in doubts(plan, arithmetic)]
     inexact = {
         node.op_type: node.name
         for node in reversed(list(graph.all_nodes()))
-        if REGION_KEY not in node.metadata_props and node.op_type not in _EXACT_OPERATORS
+        if REGION_KEY not in node.metadata_props and not _is_exact(node)
     }
     reasons += [
         f"digital operator {operator} (first: '{name}') rounds float32 in an order of its own; "
@@ -45,7 +44,23 @@ def promise(graph: ir.Graph, plans: tuple[RegionPlan, ...], arithmetic: Arithmet
     return Promise(exact=not reasons, reasons=tuple(reasons))
 
 
-def _region_reasons(plan: RegionPlan) -> list[str]:
+def _is_exact(node: ir.Node) -> bool:
+    return node.op_type in _EXACT_OPERATORS or (
+        node.op_type in _REDUCTIONS and _reduces_one_element(node)
+    )
+
+
+def _reduces_one_element(node: ir.Node) -> bool:
+    x, axes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    known = None if axes is None else ir.convenience.get_const_tensor(axes)
+    if x is None or x.shape is None or known is None:
+        return False
+    sizes = [x.shape[int(axis)] for axis in known.numpy().ravel()]
+    return all(isinstance(size, int) and size == 1 for size in sizes)
+
+
+def doubts(plan: RegionPlan, arithmetic: Arithmetic) -> list[str]:
+    """Why a region's outputs may differ from torch's although its inputs are equal."""
     if plan.noise != "none":
         kind = "draws noise" if plan.noise == "runtime" else "holds a chip's analog weights"
         return [f"region '{plan.id}' {kind}: its sums are no integers"]
@@ -56,5 +71,10 @@ def _region_reasons(plan: RegionPlan) -> list[str]:
         return [
             f"region '{plan.id}': sums of codes may reach {plan.max_accumulator:.0f}, beyond 2^24, "
             "and float32 rounds them"
+        ]
+    if arithmetic == "qdq":
+        return [
+            f"region '{plan.id}': qdq arithmetic; a fused integer kernel multiplies by the "
+            "reciprocal of the ADC's step, which may round to the neighbouring code"
         ]
     return []

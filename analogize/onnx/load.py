@@ -21,9 +21,15 @@ from analogize.errors import ExportError
 from analogize.module import AnalogModule, DigitalProduct, Report
 from analogize.onnx.manifest import ConverterEntry, Manifest, RegionEntry
 from analogize.onnx.operators import OPERATORS, run
-from analogize.onnx.read import decode, load_model, read_manifest
+from analogize.onnx.read import (
+    decode,
+    load_model,
+    read_manifest,
+    require_same_scales,
+    require_unchanged,
+)
 from analogize.ops import AnalogOp, NoiseMode, Region
-from analogize.product import Convolution, Linear, Product
+from analogize.product import BatchedLinear, Convolution, Linear, Product
 from analogize.targets import spec
 
 _MODES: dict[str, NoiseMode] = {"none": "off", "runtime": "fresh", "programmed": "programmed"}
@@ -162,6 +168,13 @@ class _Loader:
         return ".".join([*folders, last])
 
     def _operator(self, entry: RegionEntry) -> None:
+        require_same_scales(entry, self.tensors, self.source)
+        lost = next((c.output for c in entry.calls if c.output not in self.producers), None)
+        if lost is not None:
+            raise ExportError(
+                f"{self.source}: region '{entry.id}' computes tensor '{lost}', and no node of the "
+                "graph does; it was removed or renamed: load the file as export_onnx() wrote it"
+            )
         product, target = _product(entry), _target(entry, self.manifest.target)
         owner = _owner(entry)
         if owner not in self.arrays:
@@ -195,13 +208,16 @@ class _Loader:
                 f"'{entry.weight.initializer}'; load the file as export_onnx() wrote it"
             )
         raw = numpy_helper.to_array(stored)
-        weight = nn.Parameter(torch.from_numpy(decode(entry.weight, raw, self.source).copy()))
+        decoded = decode(entry.weight, raw, self.source)
+        require_unchanged(entry.weight, raw, self.source)
+        weight = nn.Parameter(torch.from_numpy(decoded.copy()))
         array = WeightArray(weight, product, target, entry.id, entry.weight.folded)
         if entry.weight.range is not None:
             array.range.copy_(torch.tensor(entry.weight.range))
             array.refresh()
         if entry.noise.exported == "programmed":
-            chip = raw.T if entry.weight.transposed and raw.ndim == 2 else raw
+            is_transposed = entry.weight.transposed and raw.ndim > 1
+            chip = raw.swapaxes(-1, -2) if is_transposed else raw
             array.chip = torch.from_numpy(np.array(chip))
         path = self._keep(entry.weight.parameter, weight.detach())
         return array, path
@@ -214,6 +230,8 @@ def _owner(entry: RegionEntry) -> str:
 def _product(entry: RegionEntry) -> Product:
     if entry.kind == "linear":
         return Linear()
+    if entry.kind == "batched_linear":
+        return BatchedLinear(entry.weight.shape[:-2])
     values = entry.attributes
 
     def sizes(key: str) -> tuple[int, ...]:

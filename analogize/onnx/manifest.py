@@ -32,6 +32,9 @@ LAYER_KEY: Final = "layer_ann"
 Form = Literal["flat", "functions"]
 Arithmetic = Literal["float", "integer", "qdq"]
 GridKind = Literal["affine", "symmetric"]
+# What a region computes: an operator of the target's schema, or linear products side by side,
+# y[..., g, t, n] = sum_k x[..., g, t, k] w[g, n, k].
+Kind = Operator | Literal["batched_linear"]
 
 
 class _Part(BaseModel):
@@ -65,8 +68,8 @@ class WeightEntry(_Part):
     grid: GridKind = Field(description="Kind of grid.")
     granularity: Literal["tensor", "channel"] = Field(description="Extent of one range.")
     channel_axis: int | None = Field(
-        description="The parameter's axis of output channels; null: a transposed convolution in "
-        "groups, where groups and axis 1 make up the channels."
+        description="The parameter's axis of output channels; null where several axes make them "
+        "up: groups and axis 1 (transposed convolution), or all but the last (batched_linear)."
     )
     range: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = Field(
         description="[W_min, W_max], numbers or one a channel; null: not clipped."
@@ -79,6 +82,10 @@ class WeightEntry(_Part):
         "neither a DAC nor an ADC has bits."
     )
     storage: str = Field(description="ONNX type of the initializer.")
+    digest: str = Field(
+        description="BLAKE2b, 16 bytes in hexadecimal, of the initializer's numbers as float32, "
+        "row by row."
+    )
     zero_point: int | tuple[int, ...] | None = Field(
         description="What to subtract from the initializer to get zero-centred codes; null: the "
         "initializer holds values, not codes."
@@ -121,7 +128,7 @@ class RegionEntry(_Part):
     """One analog region: a product with stored weights, DAC -> array -> ADC."""
 
     id: str = Field(description="Unique name.")
-    kind: Operator = Field(description="Operator.")
+    kind: Kind = Field(description="Operator.")
     attributes: dict[str, int | tuple[int, ...]] = Field(
         description="stride, padding, dilation, output_padding, groups of a convolution."
     )
@@ -133,8 +140,11 @@ class RegionEntry(_Part):
     tiles: TileEntry
     shares_array_with: str | None = Field(description="Region whose array this one uses.")
     max_accumulator: float | None = Field(
-        description="Bound on |acc| in codes: max|x_code| times the largest sum of |w_code| over a "
-        "column; float32 sums are exact below 2^24. null: not integer codes."
+        description="Bound on the magnitude of any partial sum in codes; float32 sums are exact "
+        "below 2^24. null: not integer codes."
+    )
+    exact: bool = Field(
+        description="Whether equal inputs give outputs that equal torch's bit for bit."
     )
     calls: tuple[CallEntry, ...] = Field(min_length=1, description="Uses, in graph order.")
 

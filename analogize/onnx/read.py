@@ -25,6 +25,7 @@ from onnx import numpy_helper
 
 from analogize.errors import ExportError
 from analogize.onnx.manifest import DOMAIN, REGION_KEY, Manifest, RegionEntry, WeightEntry, parse
+from analogize.onnx.storage import digest
 
 Sign = Literal["node metadata", "call node", "node name", "weight name"]
 _NAME = re.compile(r"^(?P<id>.+?)(?:@\d+)?/(?:dac|weight|noise|mac|adc)(?:/.*)?$")
@@ -115,8 +116,8 @@ def decode(entry: WeightEntry, tensor: npt.NDArray[Any], source: str) -> npt.NDA
     Raises:
         ExportError: shape or codes are not what the manifest says.
     """
-    if entry.transposed and tensor.ndim == 2:
-        tensor = tensor.T
+    if entry.transposed and tensor.ndim > 1:
+        tensor = tensor.swapaxes(-1, -2)
     if tuple(tensor.shape) != entry.shape:
         raise ExportError(
             f"{source}: tensor '{entry.initializer}' has shape {tuple(tensor.shape)}, and the "
@@ -138,11 +139,53 @@ def decode(entry: WeightEntry, tensor: npt.NDArray[Any], source: str) -> npt.NDA
     return (codes * _spread(entry.scale, entry)).astype(np.float32)
 
 
+def require_unchanged(entry: WeightEntry, tensor: npt.NDArray[Any], source: str) -> None:
+    """Compare a region's weights with what the manifest says of them.
+
+    Raises:
+        ExportError: they were changed after the export.
+    """
+    if digest(tensor) != entry.digest:
+        raise ExportError(
+            f"{source}: tensor '{entry.initializer}' holds other numbers than those that were "
+            "exported (its digest differs from the manifest's); graph and manifest disagree, "
+            "export the model again"
+        )
+
+
+def require_same_scales(
+    entry: RegionEntry, tensors: dict[str, onnx.TensorProto], source: str
+) -> None:
+    """Compare a region's converters with what the manifest says of them.
+
+    Raises:
+        ExportError: a scale was changed after the export.
+    """
+    dac, adc = entry.dac, entry.adc
+    known = {
+        "dac/scale": None if dac is None else dac.scale,
+        "adc/y_scale": None if adc is None else adc.scale,
+        "adc/step": None if adc is None else adc.step,
+    }
+    for name, value in known.items():
+        tensor = tensors.get(f"{entry.id}/{name}")
+        if tensor is None or value is None:
+            continue
+        found = numpy_helper.to_array(tensor).ravel()
+        if not np.array_equal(found, np.asarray(value, np.float32).ravel()):
+            raise ExportError(
+                f"{source}: tensor '{tensor.name}' is {found[0]:g}, and the manifest says "
+                f"{np.ravel(value)[0]:g}; graph and manifest disagree, export the model again"
+            )
+
+
 def _spread(values: Any, entry: WeightEntry) -> npt.NDArray[np.float32]:
     """Numbers, or numbers a channel, against the parameter's shape."""
     array = np.asarray(values, np.float32)
     if not array.ndim:
         return array
+    if entry.channel_axis is None and array.size == np.prod(entry.shape[:-1]):
+        return array.reshape(*entry.shape[:-1], 1)
     if entry.channel_axis is None:
         groups = array.size // entry.shape[1]
         rows = np.repeat(array.reshape(groups, -1), entry.shape[0] // groups, axis=0)
@@ -158,11 +201,14 @@ def _region(
     tensors: dict[str, onnx.TensorProto],
     source: str,
 ) -> OnnxRegion:
+    require_same_scales(entry, tensors, source)
     by, nodes = signs.get(entry.id, (None, []))
     stored = tensors.get(entry.weight.initializer)
     weight = None
     if stored is not None:
-        weight = decode(entry.weight, numpy_helper.to_array(stored), source)
+        raw = numpy_helper.to_array(stored)
+        weight = decode(entry.weight, raw, source)
+        require_unchanged(entry.weight, raw, source)
         by = by or "weight name"
     elif folded := tensors.get(entry.weight.initializer.removesuffix("/weight") + _FOLDED):
         # A tool has folded the dequantization: zero-centred codes, or weights where folded.

@@ -6,6 +6,7 @@ VNNI, onnxruntime's signed kernels saturate their 16-bit intermediate sums, its 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from analogize.ops import AnalogOp
-from analogize.product import Convolution, Linear
+from analogize.product import BatchedLinear, Convolution
 
 WeightStorage = Literal["auto", "int8", "float"]
 
@@ -43,7 +44,7 @@ class Stored:
     Attributes:
         values: codes plus zero point, or float values; transposed for a linear operator.
         storage: the ONNX type's name.
-        transposed: whether ``values`` is the parameter's transpose.
+        transposed: whether the last two dimensions are the parameter's, exchanged.
         zero_point: of ``values``' dtype, 0-d or one a channel; None where values are no codes.
         scale: what dequantizing multiplies by: 1 for codes, the grid's step where the array works
             in weight units; 0-d or one a channel.
@@ -69,11 +70,20 @@ class Stored:
         return tuple(int(z) for z in self.zero_point)
 
 
+def digest(values: npt.NDArray[Any]) -> str:
+    """A fingerprint of a tensor's numbers, whatever type holds them; see ``WeightEntry.digest``."""
+    hashed = hashlib.blake2b(digest_size=16)
+    # In parts, because a float32 copy of a whole layer may be large.
+    for row in values if values.ndim > 1 else (values,):
+        hashed.update(np.ascontiguousarray(row, np.float32).tobytes())
+    return hashed.hexdigest()
+
+
 def store(weights: Tensor, op: AnalogOp, programmed: bool, wanted: WeightStorage) -> Stored:
     """Choose a type for ``weights``, given in array units, and convert them."""
     array = op.array
-    transposed = isinstance(op.product, Linear) and weights.ndim == 2
-    values = weights.t() if transposed else weights
+    transposed = not isinstance(op.product, Convolution) and weights.ndim > 1
+    values = weights.mT if transposed else weights
     one = np.array(1, np.float32)
     spread = float(weights.float().std(correction=0))
     if array.output_scale is not None and array.scale is not None and array.scale.ndim == 0:
@@ -115,6 +125,8 @@ def _channel_axis(op: AnalogOp, ndim: int) -> int | None:
         if not op.product.transposed:
             return 0
         return 1 if op.product.groups == 1 else None
+    if isinstance(op.product, BatchedLinear):
+        return None
     return 1 if ndim == 2 else None
 
 

@@ -163,6 +163,7 @@ def test_to_yaml_spells_out_every_default() -> None:
             "grid": "affine",
         },
         "array": None,
+        "cost": None,
         "digital": {"operators": [], "names": []},
     }
 
