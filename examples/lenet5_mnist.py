@@ -5,8 +5,8 @@
 
 DIR holds MNIST/raw as torchvision lays it out; --download fetches it. The paper leaves open the
 schedule and the weight ranges of this experiment. Both are this script's, chosen on held-out
-training images: one standard deviation (lenet5_8bit_1sigma.yaml), clipped gradients, and T = 3, from
-the range that the paper finds good. For the ranges of the paper's other quantized network pass
+training images: one standard deviation (lenet5_8bit_1sigma.yaml), clipped gradients, and T = 3,
+from the range that the paper finds good. For the ranges of the paper's other quantized network pass
 --target paper_lenet5_8bit: they make almost four times the noise at a given eta.
 """
 
