@@ -162,7 +162,8 @@ def _with_left(
     work = {p.module: 0 for p in left}
     for product in left:
         work[product.module] += product.macs
-    named = [d if d.macs is not None else replace(d, macs=work.get(d.name, 0)) for d in digital]
+    # The flop counter of a graph sees no recurrent kernels: zero is not trusted either.
+    named = [d if d.macs else replace(d, macs=work.get(d.name, 0)) for d in digital]
     known = {d.name for d in digital}
     # In a graph every function call belongs to the graph itself.
     explained = sum(d.macs or 0 for d in named if d.reason != "both operands are activations")
