@@ -62,7 +62,7 @@ def prepare(kind: type[nn.Sequential], device: str) -> Callable[[], object]:
 
 def main() -> None:
     """Measure and print."""
-    # Not by the measured processes: it makes the allocator keep what it frees.
+    # In this process only: the measured ones import nothing that they do not need.
     from interleaved import machine
 
     count = sum(p.numel() for p in build(nn.Sequential, "meta").parameters())

@@ -61,6 +61,32 @@ class Functional(nn.Module):
         return self.pair(y, y)
 
 
+class Grouped(nn.Module):
+    """A mixture of experts as one grouped product: rows sorted by expert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(3, 16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = torch.tensor([2, 2, 7], dtype=torch.int32)
+        y: Tensor = F.grouped_mm(x, self.up, offs=ends)
+        return y
+
+
+class LastState(nn.Module):
+    """A recurrent layer behind one that a graph would show: its own kernel counts no operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Linear(5, 5)
+        self.rnn = nn.LSTM(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.rnn(self.before(x))[0]
+        return y[-1]
+
+
 class Packed(nn.Module):
     def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
         super().__init__()
@@ -89,6 +115,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] =
     ),
     "transformer": (lambda: nn.Transformer(6, 2, 2, 2, 8), ((3, 2, 6), (4, 2, 6))),
     "experts": (Experts, ((7, 5),)),
+    "grouped experts": (Grouped, ((7, 16),)),
+    "lstm behind a traced layer": (LastState, (SEQUENCE,)),
     "functional": (Functional, (SEQUENCE,)),
     "weight norm": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3))),
