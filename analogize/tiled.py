@@ -78,6 +78,29 @@ class Tiles:
                         acc = stages.disturb(acc, applied, part, piece.product)
                     yield x_factor * w_factor, acc
 
+    def backward(
+        self, grads: list[Tensor], x: Tensor, w: Tensor, needs: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients for x and w of the sum of all pieces, each None where ``needs`` is False.
+
+        Explicit, as in product.py: Dynamo does not trace autograd inside a backward pass.
+
+        Args:
+            grads: the gradient of every piece's sum, in the order of ``pieces``.
+            x: all inputs of the product.
+            w: all its weights.
+            needs: whether the gradient for x and that for w are needed.
+        """
+        grad_x = torch.zeros(x.shape, dtype=x.dtype, device=x.device) if needs[0] else None
+        grad_w = torch.zeros(w.shape, dtype=w.dtype, device=w.device) if needs[1] else None
+        for piece, grad in zip(self.pieces, grads, strict=True):
+            part_x, part_w = piece.product.backward(grad, piece.inputs(x), piece.weights(w), needs)
+            if grad_x is not None and part_x is not None:
+                piece.add_inputs(grad_x, part_x)
+            if grad_w is not None and part_w is not None:
+                piece.add_weights(grad_w, part_w)
+        return grad_x, grad_w
+
 
 def cut(product: Product, shape: torch.Size, target: Target) -> Tiles | None:
     """The tiles that convert their own sums; None where one conversion does for the product."""
@@ -155,21 +178,21 @@ class TiledDifferentiable(torch.autograd.Function):
         if grad is None:
             return (None,) * 7
         x, weight, *excesses = ctx.saved_tensors
-        tiles: Tiles = ctx.tiles
-        codes = input_codes(x, ctx.stages).to(ctx.dtypes.product).requires_grad_()
-        clean = ctx.array.real(weight).to(ctx.dtypes.product).requires_grad_()
-        grad = grad.to(ctx.dtypes.product)
-        grads = [stop_saturated(grad, e.to(grad.dtype)) for e in excesses]
-        with torch.enable_grad():
-            outputs = [
-                piece.product.forward(piece.inputs(codes), piece.weights(clean))
-                for piece in tiles.pieces
-            ]
-        grad_x, grad_w = torch.autograd.grad(
-            outputs, [codes, clean], grads or [grad] * len(outputs)
+        stages: Stages = ctx.stages
+        dtype = ctx.dtypes.product
+        grad = grad.to(dtype)
+        grads = [stop_saturated(grad, e.to(dtype)) for e in excesses]
+        grad_x, grad_w = ctx.tiles.backward(
+            grads or [grad] * len(ctx.tiles.pieces),
+            input_codes(x, stages).to(dtype),
+            ctx.array.real(weight).to(dtype),
+            ctx.needs_input_grad[:2],
         )
-        grad_x = stop_outside(grad_x.to(x.dtype), x, ctx.stages)
-        grad_w = grad_w.to(weight.dtype)
-        if ctx.stages.x_scale is not None:
-            grad_w = grad_w.mul(ctx.stages.x_scale)
-        return grad_x, ctx.array.mask_gradient(grad_w, weight), None, None, None, None, None
+        if grad_x is not None:
+            grad_x = stop_outside(grad_x.to(x.dtype), x, stages)
+        if grad_w is not None:
+            grad_w = grad_w.to(weight.dtype)
+            if stages.x_scale is not None:
+                grad_w = grad_w.mul(stages.x_scale)
+            grad_w = ctx.array.mask_gradient(grad_w, weight)
+        return grad_x, grad_w, None, None, None, None, None

@@ -1,5 +1,6 @@
 """Tiled operators: equal to the whole without an ADC, and to arithmetic by hand with one."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -231,3 +232,21 @@ def test_operators_know_their_tiles(net: nn.Module, x: Tensor) -> None:
         return 1 if op.tiles is None else len(op.tiles.pieces)
 
     assert [cut(op) for op in operators(model)] == [2, 1, 1, 9]
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_compiled_in_training_without_graph_breaks() -> None:
+    torch.manual_seed(3)
+    x, layer = torch.randn(16, 20), nn.Linear(20, 7)
+    analog = analogize(nn.Sequential(layer, nn.ReLU()), target(rows=6, adc={"bits": 8}), [x])
+    (op,) = operators(analog)
+    assert op.tiles is not None
+    compiled = torch.compile(copy.deepcopy(analog), fullgraph=True)
+    expected, actual = analog(x), compiled(x)
+    expected.sum().backward()
+    actual.sum().backward()
+    # Sums in another order may round to a neighbouring code in each of the four tiles.
+    assert (actual - expected).abs().max() <= 4.01 * op.adc.scale
+    ours, theirs = compiled.get_parameter("0.weight").grad, analog.get_parameter("0.weight").grad
+    assert theirs.abs().max() > 0
+    assert_close(ours, theirs, rtol=0.1, atol=0.2)

@@ -61,6 +61,31 @@ class Piece:
             part = w.reshape(groups, -1, *w.shape[1:]).narrow(1, self.first, size).flatten(0, 1)
         return part if self.mask is None else part * self.mask.to(part.device, part.dtype)
 
+    def add_inputs(self, total: Tensor, part: Tensor) -> None:
+        """Add ``part``, shaped as ``inputs`` gives, to its place in contiguous ``total``."""
+        if not isinstance(self.product, Convolution):
+            total[..., self.first : self.last].add_(part)
+            return
+        axis, groups = total.ndim - self.product.dimensions - 1, self.product.groups
+        before, after = total.shape[:axis], total.shape[axis + 1 :]
+        size = self.last - self.first
+        place = total.view(*before, groups, -1, *after).narrow(axis + 1, self.first, size)
+        place.add_(part.reshape(place.shape))
+
+    def add_weights(self, total: Tensor, part: Tensor) -> None:
+        """Add ``part``, shaped as ``weights`` gives, to its place in contiguous ``total``."""
+        if not isinstance(self.product, Convolution):
+            total[..., self.first : self.last].add_(part)
+            return
+        if self.mask is not None:
+            part = part * self.mask.to(part.device, part.dtype)
+        size, groups = self.last - self.first, self.product.groups
+        if not self.product.transposed:
+            total.narrow(1, self.first, size).add_(part)
+            return
+        place = total.view(groups, -1, *total.shape[1:]).narrow(1, self.first, size)
+        place.add_(part.reshape(place.shape))
+
 
 def pieces(product: Product, shape: torch.Size, rows: int) -> tuple[Piece, ...]:
     """Cut the matrix of ``product`` with weights of ``shape`` into tiles of ``rows`` rows."""
