@@ -31,6 +31,7 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from tolerance import tolerance
 from torch import nn
 from torch.optim import SGD
 
@@ -47,6 +48,7 @@ def options(description: str, etas: Sequence[float], out: str) -> argparse.Argum
     parser.add_argument("--data", required=True, help="the data folder")
     parser.add_argument("--epochs", type=int, help="epochs of each retraining")
     parser.add_argument("--clean-epochs", type=int, help="epochs of the clean training")
+    parser.add_argument("--clipped-epochs", type=int, help="epochs without noise after clipping")
     parser.add_argument("--lr", type=float, help="first learning rate of each retraining")
     parser.add_argument("--temperature", type=float, default=6.0, help="T of distillation")
     parser.add_argument("--gradient-clip", type=float, help="largest norm of a step's gradient")
@@ -60,6 +62,9 @@ def options(description: str, etas: Sequence[float], out: str) -> argparse.Argum
     parser.add_argument("--instances", type=int, default=50, help="chips a level")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="use so many images a split (to try it out)")
+    parser.add_argument(
+        "--test-images", type=int, help="measure on so many test images, spread evenly; all else"
+    )
     return parser
 
 
@@ -98,7 +103,7 @@ class Comparison:
         started = time.monotonic()
         out = Path(self.args.out)
         plain = self._evaluate(self.base, [0.0, *sorted(self.args.etas)], "no-retraining")
-        rows = [{"method": NO_RETRAINING, **row} for row in plain.to_rows()]
+        rows = [{"method": NO_RETRAINING, **row} for row in per_chip(plain)]
         for eta in self.args.etas:
             for method, alpha in METHODS.items():
                 rows += self._retrained(method, alpha, eta)
@@ -115,13 +120,13 @@ class Comparison:
         for method, alpha in METHODS.items():
             student = self._retrain(method, alpha, eta)
             found = self._evaluate(student, levels, f"cross-{method.replace(' ', '-')}-{eta:g}")
-            rows += [{"method": method, "trained_at": eta, **row} for row in found.to_rows()]
+            rows += [{"method": method, "trained_at": eta, **row} for row in per_chip(found)]
         (Path(self.args.out) / "cross.json").write_text(json.dumps(rows, indent=1) + "\n")
 
     def _retrained(self, method: str, alpha: float, eta: float) -> list[dict[str, Any]]:
         student = self._retrain(method, alpha, eta)
         found = self._evaluate(student, [0.0, eta], f"{method.replace(' ', '-')}-{eta:g}")
-        clean, noisy = found.to_rows()
+        clean, noisy = per_chip(found)
         print(f"{method}, eta {eta:g}: {noisy['mean']:.4f} on chips, {clean['mean']:.4f} without")
         return [{"method": method, **noisy, "noise_off": clean["mean"]}]
 
@@ -145,15 +150,7 @@ class Comparison:
         )
 
     def _evaluate(self, model: nn.Module, etas: list[float], name: str) -> Evaluation:
-        return evaluate(
-            model,
-            self.test,
-            eta=etas,
-            instances=self.args.instances,
-            seed=self.args.seed,
-            resume=Path(self.args.out) / f"{name}.json",
-            progress=False,
-        )
+        return measure(model, self.test, etas, self.args, name)
 
     def _write(self, out: Path, rows: list[dict[str, Any]], started: float) -> dict[str, Any]:
         result = {
@@ -162,6 +159,7 @@ class Comparison:
             "epochs": self.epochs,
             "lr": self.lr,
             **self.notes,
+            "tolerance": tolerances(rows),
             "rows": rows,
             "seconds_of_this_call": round(time.monotonic() - started),
             "versions": {p: metadata.version(p) for p in ("analogize", "torch", "lightning")},
@@ -169,6 +167,47 @@ class Comparison:
         }
         (out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
         return result
+
+
+def per_chip(found: Evaluation) -> list[dict[str, Any]]:
+    """A row a level, with the accuracy of every chip."""
+    levels = zip(found.to_rows(), found.levels, strict=True)
+    return [row | {"values": list(level.values)} for row, level in levels]
+
+
+def tolerances(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each method: the largest eta within one point of the clipped model without noise."""
+    clean = next(r for r in rows if r["method"] == NO_RETRAINING and r["eta"] == 0)
+    found = {}
+    for name in (NO_RETRAINING, *METHODS):
+        curve = sorted((r for r in rows if r["method"] == name and r["eta"]), key=_eta)
+        found[name] = tolerance([clean, *curve], clean["mean"] - 0.01)
+    return found
+
+
+def measure(
+    model: nn.Module,
+    test: Any,
+    etas: list[float],
+    args: argparse.Namespace,
+    name: str,
+    recalibration: Any = None,
+) -> Evaluation:
+    """Accuracy on chips, on the device and in the precision of training; kept as ``name``.json."""
+    gpu = args.device != "cpu" and torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    with torch.autocast(device, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
+        return evaluate(
+            model,
+            test,
+            eta=etas,
+            instances=args.instances,
+            seed=args.seed,
+            device=device,
+            resume=Path(args.out) / f"{name}.json",
+            recalibration=recalibration,
+            progress=False,
+        )
 
 
 class History(Callback):
@@ -212,6 +251,9 @@ def print_table(result: dict[str, Any]) -> None:
         cells = {r["method"]: _cell(r) for r in result["rows"] if r["eta"] == eta}
         table.add_row(f"{eta:g}", *(cells.get(name, "-") for name in names))
     Console().print(table)
+    for name, at in result["tolerance"].items():
+        more = "at least " if at["is_lower_bound"] else ""
+        print(f"within one point of {NO_RETRAINING} at eta 0: {name} up to {more}{at['eta']:.4f}")
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

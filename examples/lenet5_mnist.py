@@ -38,7 +38,7 @@ def main() -> None:
     out = Path(args.out)
     data = partial(load_dataset, "mnist", args.data, limit=args.limit, download=args.download)
     train = data(True).batches(128, generator=torch.Generator())
-    test = data(False).batches(250)
+    test = data(False, limit=args.test_images or args.limit).batches(250)
     fit = partial(distill, train=train, val=test, alpha=0.0, chips=0, seed=args.seed)
 
     torch.manual_seed(args.seed)
@@ -54,7 +54,7 @@ def main() -> None:
     base = fit(
         analogize(clean, args.target or TARGET, calibration),
         None,
-        epochs=1 if args.quick else 4,
+        epochs=args.clipped_epochs or (1 if args.quick else 4),
         optimizer=partial(sgd, lr=0.01),
         noise=TrainingNoise(eta=0.0),
         resume=out / "clipped.ckpt",

@@ -9,18 +9,20 @@ from a learning rate of 0.001, batches of 32.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from functools import partial
 from pathlib import Path
 
 import torch
 from comparison import Comparison, options, sgd, trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 from torchvision.models import get_model
 
 from analogize import TrainingNoise, analogize, distill
 from analogize.data import IMAGENET
+from analogize.image_folder import spread
 
 
 def main() -> None:
@@ -31,8 +33,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--image-size", type=int, default=224)
     args = parser.parse_args()
-    train, test = loaders(args.data, args.batch_size, args.workers, args.image_size)
-    classes = len(train.dataset.classes)  # type: ignore[attr-defined]
+    train, test, classes = loaders(args)
     weights = "IMAGENET1K_V1" if args.weights is None else None
     model = get_model("resnet50", weights=weights, num_classes=None if weights else classes)
     if args.weights not in (None, "none"):
@@ -43,7 +44,7 @@ def main() -> None:
         None,
         train,
         test,
-        epochs=args.clean_epochs or 5,
+        epochs=args.clipped_epochs or 5,
         alpha=0.0,
         optimizer=partial(sgd, lr=0.001),
         noise=TrainingNoise(eta=0.0),
@@ -55,19 +56,23 @@ def main() -> None:
     Comparison(base, base, train, test, args, args.epochs or 30, args.lr or 0.001).run()
 
 
-def loaders(root: str, batch_size: int, workers: int, size: int) -> tuple[DataLoader, DataLoader]:
-    """Training and test batches, with ImageNet's usual crops."""
+def loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader, int]:
+    """Training and test batches with ImageNet's usual crops, and how many classes there are."""
+    size = args.image_size
     finish = [transforms.ToTensor(), transforms.Normalize(IMAGENET.mean, IMAGENET.std)]
     crops = {
         "train": [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()],
         "val": [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)],
     }
-    made = []
+    limits = {"train": args.limit, "val": args.test_images or args.limit}
+    made, classes = [], 0
     for split, crop in crops.items():
-        data = datasets.ImageFolder(Path(root) / split, transforms.Compose([*crop, *finish]))
-        keep = {"num_workers": workers, "persistent_workers": workers > 0}
-        made.append(DataLoader(data, batch_size, shuffle=split == "train", **keep))
-    return made[0], made[1]
+        data = datasets.ImageFolder(Path(args.data) / split, transforms.Compose([*crop, *finish]))
+        classes = len(data.classes)
+        some = Subset(data, spread(len(data), min(limits[split] or len(data), len(data))).tolist())
+        keep = {"num_workers": args.workers, "persistent_workers": args.workers > 0}
+        made.append(DataLoader(some, args.batch_size, shuffle=split == "train", **keep))
+    return made[0], made[1], classes
 
 
 if __name__ == "__main__":

@@ -52,12 +52,13 @@ def run(
     monkeypatch: pytest.MonkeyPatch, name: str, out: Path, *arguments: str
 ) -> dict[str, object]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    settings = ["--epochs", "1", "--clean-epochs", "1", "--etas", "0.05"]
+    settings = ["--epochs", "1", "--clean-epochs", "1", "--clipped-epochs", "1", "--etas", "0.05"]
     settings += ["--instances", "2", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [name, *settings, "--out", str(out), *arguments])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-    result: dict[str, object] = json.loads((out / "results.json").read_text())
-    assert (out / "results.png").exists()
+    written = "options" if name == "resnet32_options.py" else "results"
+    result: dict[str, object] = json.loads((out / f"{written}.json").read_text())
+    assert (out / f"{written}.png").exists()
     return result
 
 
@@ -87,6 +88,17 @@ def test_resnet32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--data", str(data), "--cross", "0.05")
     assert rows(run(monkeypatch, "resnet32_cifar10.py", out, *arguments)) == THREE_WAYS
     assert len(json.loads((out / "cross.json").read_text())) == 4
+
+    # The options go on from the same clean, clipped and distilled models.
+    before = {file: (out / file).stat().st_mtime_ns for file in ("clean.ckpt", "clipped.ckpt")}
+    arguments = ("--data", str(data), "--eta", "0.05", "--together", "averaged")
+    found = run(monkeypatch, "resnet32_options.py", out, *arguments)
+    names = ["plain", "recalibrated", "varying", "warm-up", "averaged", "together"]
+    expected = [(name, eta) for name in names for eta in (0.0, 0.05)]
+    assert [(r["option"], r["eta"]) for r in found["rows"]] == expected  # type: ignore[attr-defined]
+    assert set(found["tolerance"]) == set(names)  # type: ignore[call-overload]
+    for file, time in before.items():
+        assert (out / file).stat().st_mtime_ns == time, f"{file} was trained again"
 
 
 def test_resnet18(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
