@@ -63,10 +63,11 @@ class CaffeLeNet(nn.Module):
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.fc1 = nn.Linear(50 * 4 * 4, 500)
         self.fc2 = nn.Linear(500, num_classes)
-        for layer in (self.conv1, self.conv2, self.fc1, self.fc2):
-            # Uniform within sqrt(3 / fan_in), that is a variance of 1 / fan_in.
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
-            nn.init.zeros_(layer.bias)
+        for parameter in self.parameters():
+            if parameter.ndim == 1:
+                nn.init.zeros_(parameter)
+            else:  # uniform within sqrt(3 / fan_in), that is a variance of 1 / fan_in
+                nn.init.kaiming_uniform_(parameter, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 1, 28, 28) to scores (N, num_classes)."""
