@@ -55,7 +55,8 @@ def main() -> None:
     found: dict[str, Evaluation] = {}
 
     def keep(name: str, model: nn.Module, recalibration: Any = None) -> None:
-        file = f"option-{name}-{args.eta:g}"
+        # --cross of resnet32_cifar10.py measures the plain one too.
+        file = f"{'cross-distillation' if name == 'plain' else f'option-{name}'}-{args.eta:g}"
         found[name] = measure(model, test, levels, args, file, recalibration)
         write(found, base, test, args)
 
