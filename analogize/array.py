@@ -23,6 +23,7 @@ from analogize.devices.wires import Layout
 from analogize.errors import ChipError
 from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, to_codes
+from analogize.seeds import region_seed, version
 from analogize.targets import spec
 from analogize.targets.noise import acts_on_devices
 from analogize.weight_range import find_range
@@ -284,7 +285,7 @@ class WeightArray(FixedRange):
             if correction.ndim:
                 correction = self.product.output_channels(correction)
         self.chip, self.correction = chip, correction
-        self._programmed_version = _version(weight)
+        self._programmed_version = version(weight)
 
     @torch.no_grad()
     def draw(self, weight: Tensor, seed: int, drift_time: float = 0.0, cycle: int = 0) -> Tensor:
@@ -311,8 +312,8 @@ class WeightArray(FixedRange):
             )
         if not torch.compiler.is_compiling():
             if self._programmed_version is None:
-                self._programmed_version = _version(weight)
-            elif self._programmed_version != _version(weight):
+                self._programmed_version = version(weight)
+            elif self._programmed_version != version(weight):
                 raise ChipError(
                     f"region '{self.name}': its weights changed after the chip was programmed; "
                     "call program(model, seed) again"
@@ -343,7 +344,3 @@ class WeightArray(FixedRange):
         if self.range.ndim > 1:
             return f"{tuple(self.shape)}, {bits}, per-channel range"
         return f"{tuple(self.shape)}, {bits}, [{self.range[0]:.4g}, {self.range[1]:.4g}]"
-
-
-def _version(weight: Tensor) -> int:
-    return -1 if weight.is_inference() else weight._version

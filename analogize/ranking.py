@@ -30,6 +30,7 @@ from analogize.inference import unpack
 from analogize.metrics import MetricLike
 from analogize.montecarlo import evaluate
 from analogize.ops import operators
+from analogize.seeds import region_seed
 
 _NOISE_DRAWS = 8
 
