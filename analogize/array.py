@@ -17,7 +17,7 @@ from analogize import noise
 from analogize.converter import FixedRange
 from analogize.devices.cells import Reading, full_scale, simulate
 from analogize.devices.compensation import factors
-from analogize.devices.random import Draws, seed_of
+from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
 from analogize.devices.wires import Layout
 from analogize.errors import ChipError
@@ -294,7 +294,7 @@ class WeightArray(FixedRange):
         Raises:
             ChipError: the time is outside the range of a noise model.
         """
-        generator = torch.Generator("cpu").manual_seed(seed_of(f"{seed}/{self.name}"))
+        generator = torch.Generator("cpu").manual_seed(region_seed(seed, self.name))
         reading = Reading(Draws(f"{seed}/{self.name}"), drift_time, cycle)
         clean = self.clean(weight.detach())
         chip = self.noisy(clean, generator, reading)

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from analogize.array import WeightArray
 from analogize.calls import device_of
 from analogize.chip import clip_weights, noise_level, noise_mode, weight_of
-from analogize.devices.random import seed_of
 from analogize.errors import EvaluationError
 from analogize.estimate import Result
 from analogize.inference import unpack
@@ -167,7 +166,7 @@ def curvature_costs(
     arrays = _arrays(model)
     weights = [weight.requires_grad_() for _, weight in arrays.values()]
     squares = [torch.zeros_like(weight) for weight in weights]
-    generator = torch.Generator().manual_seed(seed_of(f"{seed}/labels and signs"))
+    generator = torch.Generator().manual_seed(region_seed(seed, "labels and signs"))
     device, samples = device_of(model), 0
     with noise_mode(model, "off"), torch.enable_grad():
         for index, batch in enumerate(data):

@@ -9,12 +9,6 @@ import torch
 from torch import Tensor
 
 
-def seed_of(key: str) -> int:
-    """The seed of the draw ``key``: a hash of 63 bits, so that no order of drawing matters."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
 @dataclass(frozen=True)
 class Draws:
     """Named, independent random draws of one array.
@@ -48,4 +42,5 @@ class Draws:
         """The generator of the draw ``name``; None for torch's global one."""
         if self.key is None:
             return None
-        return torch.Generator("cpu").manual_seed(seed_of(f"{self.key}/{name}"))
+        digest = hashlib.blake2b(f"{self.key}/{name}".encode(), digest_size=8).digest()
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "big") >> 1)
