@@ -7,7 +7,6 @@ to be rescaled). A stage without bits has scale 1.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -23,18 +22,13 @@ from analogize.devices.slicing import combine, digits_of, split
 from analogize.errors import ChipError
 from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, to_codes
+from analogize.seeds import region_seed, version
 from analogize.targets import spec
 from analogize.targets.noise import acts_on_devices
 from analogize.weight_range import find_range
 
 aten = torch.ops.aten
 FRESH = Reading()
-
-
-def region_seed(seed: int, name: str) -> int:
-    """The seed of one region's draw: a hash, so that no order of visiting matters."""
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class WeightArray(FixedRange):
@@ -290,7 +284,7 @@ class WeightArray(FixedRange):
             if correction.ndim:
                 correction = self.product.output_channels(correction)
         self.chip, self.correction = chip, correction
-        self._programmed_version = _version(weight)
+        self._programmed_version = version(weight)
 
     @torch.no_grad()
     def draw(self, weight: Tensor, seed: int, drift_time: float = 0.0, cycle: int = 0) -> Tensor:
@@ -317,8 +311,8 @@ class WeightArray(FixedRange):
             )
         if not torch.compiler.is_compiling():
             if self._programmed_version is None:
-                self._programmed_version = _version(weight)
-            elif self._programmed_version != _version(weight):
+                self._programmed_version = version(weight)
+            elif self._programmed_version != version(weight):
                 raise ChipError(
                     f"region '{self.name}': its weights changed after the chip was programmed; "
                     "call program(model, seed) again"
@@ -349,7 +343,3 @@ class WeightArray(FixedRange):
         if self.range.ndim > 1:
             return f"{tuple(self.shape)}, {bits}, per-channel range"
         return f"{tuple(self.shape)}, {bits}, [{self.range[0]:.4g}, {self.range[1]:.4g}]"
-
-
-def _version(weight: Tensor) -> int:
-    return -1 if weight.is_inference() else weight._version

@@ -28,8 +28,9 @@ from analogize.onnx.read import (
     require_same_scales,
     require_unchanged,
 )
-from analogize.ops import AnalogOp, NoiseMode, Region
+from analogize.ops import AnalogOp, NoiseMode
 from analogize.product import BatchedLinear, Convolution, Linear, Product
+from analogize.region import Region
 from analogize.targets import spec
 
 _MODES: dict[str, NoiseMode] = {"none": "off", "runtime": "fresh", "programmed": "programmed"}
