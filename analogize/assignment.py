@@ -12,6 +12,7 @@ Applied Statistics 1, 2007), with the degrees of freedom of the smaller number.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import escape
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from analogize.api import analogize
 from analogize.calls import device_of
-from analogize.drops import Drops, estimated
+from analogize.drops import Drops, estimated, foreseen
 from analogize.errors import EvaluationError
 from analogize.estimate import Result
 from analogize.inference import unpack
@@ -140,9 +141,14 @@ def assign(
         def screened(names: Sequence[str]) -> Tensor:
             return _settled(islice(seen.series(names, 0), screening), max_drop)
 
+        # What a test asks for: a drop that leaves room for its margin.
+        test_samples = None if test_data is None else unseen.samples
+        quantile = _quantile((1 - confidence) / 2, instances, test_samples)
+
         def promises(names: Sequence[str]) -> bool:
-            found = estimated(screened(names))
-            return found.value + found.chips <= max_drop
+            drops = screened(names)
+            margin = quantile * foreseen(drops, instances, test_samples)
+            return float(drops.mean()) + math.hypot(estimated(drops).chips, margin) <= max_drop
 
         exhaustive = len(macs) <= _EXHAUSTIVE
         candidates: Iterable[tuple[str, ...]]
@@ -254,9 +260,13 @@ def _upper_bound(drops: Tensor, level: float, *, samples: bool = False) -> float
     Over chips on the samples of ``drops`` (chips, samples), or over samples like them as well.
     """
     found = estimated(drops)
-    freedom = (min(drops.shape) if samples else len(drops)) - 1
     error = found.error if samples else found.chips
-    return found.value + float(stats.t.ppf(1 - level, freedom)) * error
+    return found.value + _quantile(level, len(drops), drops.shape[1] if samples else None) * error
+
+
+def _quantile(level: float, chips: int, samples: int | None) -> float:
+    smaller = chips if samples is None else min(chips, samples)
+    return float(stats.t.ppf(1 - level, smaller - 1))
 
 
 def _fragment(

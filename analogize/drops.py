@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -55,6 +56,7 @@ class Drops:
 
     Attributes:
         baseline: Accuracy of the digital model.
+        samples: How many samples the data hold.
         passes: How often this process has gone through the data.
 
     Raises:
@@ -72,7 +74,7 @@ class Drops:
         self._score, self._ranks, self.passes = Hits(), Ranks(), 0
         everything = [op.region.name for op in operators(model)]
         self._digital = self._hits(everything, 0, 0)[0]
-        self.baseline = float(self._digital.mean())
+        self.baseline, self.samples = float(self._digital.mean()), len(self._digital)
 
     def series(self, names: Sequence[str], run: int) -> Iterator[Tensor]:
         """Drops of chip 0, 1, ... of series ``run``, each of shape (samples,), without end.
@@ -114,6 +116,20 @@ def estimated(drops: Tensor) -> Estimate:
         chips=error_of_mean(drops.mean(1)),
         samples=error_of_mean(drops.mean(0)),
     )
+
+
+def foreseen(drops: Tensor, chips: int, samples: int | None) -> float:
+    """The standard error that the mean drop will have on so many new chips and new samples.
+
+    With ``samples`` None on the samples of ``drops`` (chips, samples) themselves.
+    """
+    variance = float(drops.mean(1).var()) / chips
+    if samples is not None:
+        # Sample means spread by the samples' own differences, and by what chips add to each.
+        among, within = float(drops.mean(0).var()), float(drops.var(0).mean())
+        own = max(among - within / len(drops), 0.0)
+        variance += (own + within / chips) / samples
+    return math.sqrt(variance)
 
 
 @contextmanager
