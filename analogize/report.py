@@ -9,28 +9,25 @@ from html import escape
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from analogize import noise
-from analogize.analysis_plots import draw_chips, draw_sensitivity, draw_use
+from analogize import report_sections as sections
 from analogize.converter_use import ConverterUse
 from analogize.decomposition import Decomposition
 from analogize.devices.times import describe
 from analogize.draw import draw
 from analogize.errors import ExportError
-from analogize.estimate import Estimate
-from analogize.evaluation import Evaluation, Level
+from analogize.evaluation import Evaluation
 from analogize.information import Information
 from analogize.module import AnalogModule
 from analogize.ops import operators
 from analogize.ranking import Sensitivity
-from analogize.report_page import cards, figure, key_figures, page, paragraph, table
+from analogize.report_page import key_figures, page, paragraph, table
+from analogize.report_sections import measured
 from analogize.summary import Summary, summary
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _PACKAGES = ("analogize", "torch", "numpy", "matplotlib")
 
@@ -72,19 +69,19 @@ def write_report(
     title = title or f"{type(model).__name__} on {found.target}"
     lead = paragraph(description) if description else ""
     lead += key_figures(_key_figures(found, clean, evaluation))
-    sections = [("Summary", _summary(found)), ("Graph", _graph(model))]
+    parts = [("Summary", _summary(found)), ("Graph", _graph(model))]
     if evaluation is not None:
-        sections.append((f"Robustness: {evaluation.metric}", _robustness(evaluation)))
+        parts.append((f"Robustness: {evaluation.metric}", sections.robustness(evaluation)))
     if decomposition is not None:
-        sections.append(("Bias and variance", _decomposition(decomposition)))
+        parts.append(("Bias and variance", sections.decomposition(decomposition)))
     if information is not None:
-        sections.append(("Mutual information", _information(information)))
+        parts.append(("Mutual information", sections.information(information)))
     if sensitivity is not None:
-        sections.append(("Sensitivity of the regions", _sensitivity(sensitivity)))
+        parts.append(("Sensitivity of the regions", sections.sensitivity(sensitivity)))
     if converters:
-        sections.append(("Converters: ranges and clipping", _converters(converters)))
-    sections.append(("How this was made", _origin(command, evaluation)))
-    text = page(title, lead, sections)
+        parts.append(("Converters: ranges and clipping", sections.converters(converters)))
+    parts.append(("How this was made", _origin(command, evaluation)))
+    text = page(title, lead, parts)
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as cause:
@@ -96,13 +93,14 @@ def _key_figures(
 ) -> dict[str, str]:
     figures: dict[str, str] = {}
     if evaluation is not None:
+        metric = evaluation.metric
         if clean is not None:
-            figures[f"{evaluation.metric} of the digital model"] = f"{clean:.4g}"
+            figures[f"{metric} of the digital model"] = measured(metric, clean)
         own = (None, _own_level(found.model))
         level = next((x for x in evaluation.levels if x.eta in own and x.values), None)
         if level is not None:
             time = "" if level.drift_time is None else f", after {describe(level.drift_time)}"
-            figures[f"{evaluation.metric} at the target's own noise{time}"] = f"{level.mean:.4g}"
+            figures[f"{metric} at the target's own noise{time}"] = measured(metric, level.mean)
     if found.converted_share is not None:
         figures["of the multiply-accumulates are analog"] = f"{found.converted_share:.2%}"
     figures["analog regions"] = str(len(found.rows))
@@ -162,106 +160,6 @@ def _graph(model: nn.Module) -> str:
     return f'<div class="graph" tabindex="0">{drawing[drawing.index("<svg") :]}</div>'
 
 
-def _robustness(evaluation: Evaluation) -> str:
-    levels = evaluation.levels
-    noisy = [level for level in levels if not level.deterministic]
-    if len(levels) > 1:
-        drawn = _drawn(evaluation.plot(), f"{evaluation.metric} over noise or time")
-    elif noisy:
-        drawn = _drawn(draw_chips(levels[0].values, evaluation.metric), "values of the chips")
-    else:
-        drawn = paragraph("The target draws nothing at random, so all chips are alike.")
-    note = (
-        f"{evaluation.samples} samples on every chip; the interval is that of the mean over chips, "
-        "the deviation that from chip to chip."
-    )
-    return paragraph(note) + drawn + table([_level(level) for level in levels])
-
-
-def _level(level: Level) -> dict[str, Any]:
-    low, high = level.interval or (None, None)
-    time = {} if level.drift_time is None else {"read after": describe(level.drift_time)}
-    return (
-        {"noise level": _eta(level.eta)}
-        | time
-        | {"chips": "all alike" if level.deterministic else len(level.values), "mean": level.mean}
-        | {"standard deviation": level.std, "95 % interval": _interval(low, high)}
-    )
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
-
-
-def _decomposition(result: Decomposition) -> str:
-    rows = []
-    for row in result.rows:
-        cells: dict[str, Any] = {"noise level": _eta(row.eta)}
-        for name, term in (("l_var", row.variance), ("l_bias", row.bias)):
-            cells[name] = _number(term)
-            if row.pretrained.value > 0:
-                cells[f"{name} / l_pretrained"] = f"{term.value / row.pretrained.value:.3f}"
-        rows.append(cells | {"l_pretrained": _number(row.pretrained)})
-    note = (
-        f"The squared error of the {result.output} output, split into variance over chips and "
-        f"squared bias; {result.instances} chips a level, {result.samples} samples, ± one standard "
-        "error from chips and samples."
-    )
-    if not result.rows[0].pretrained.value > 0:
-        return paragraph(note) + table(rows)
-    return paragraph(note) + _drawn(result.plot(), "loss terms") + table(rows)
-
-
-def _information(result: Information) -> str:
-    names = {"binned": "binned (eqs. 6, 7)", "corrected": "binned, Grassberger"}
-    names |= {"neighbours": "nearest neighbours"}
-    rows = [
-        {"noise level": _eta(row.eta)}
-        | {label: _number(getattr(row, name)) for name, label in names.items()}
-        | {"binned where nothing is told": row.floor}
-        for row in result.rows
-    ]
-    note = (
-        f"Between {result.samples} inputs and the {result.output} output, in nats, by three "
-        f"estimators; {result.instances} chips a level, ± one standard error."
-    )
-    return paragraph(note) + _drawn(result.plot(), "mutual information") + table(rows)
-
-
-def _sensitivity(result: Sensitivity) -> str:
-    rows = [
-        {"region": r.name, f"cost in {result.metric}": r.cost}
-        | {"95 % interval": _interval(*r.interval), "estimated rise of the loss": r.estimate}
-        for r in result.rows
-    ]
-    rank = result.rank_correlation
-    said = "undefined" if rank is None else f"{rank:.2f}"
-    note = (
-        f"Each region with its own noise while all others are silent, {result.instances} chips, "
-        f"against {result.baseline:.4g} without noise. Rank correlation of cost and estimate "
-        f"(Spearman): {said}."
-    )
-    return paragraph(note) + _drawn(draw_sensitivity(result), "cost of each region") + table(rows)
-
-
-def _converters(uses: Sequence[ConverterUse]) -> str:
-    note = (
-        "What enters and leaves each array in the digital model; with tiles that convert their own "
-        "sums, the partial sums. Red: the converter's range. Counts are on a logarithmic scale."
-    )
-    drawn = cards((draw_use(u), f"{u.region}: {u.name}", _use(u)) for u in uses)
-    return paragraph(note) + drawn
-
-
-def _use(use: ConverterUse) -> str:
-    if use.bits is None:
-        return f"no conversion; values in [{use.edges[0]:.3g}, {use.edges[1]:.3g}]"
-    if use.range is None:
-        return f"{use.bits} bits, covers every sum"
-    low, high = use.range
-    return f"{use.bits} bits on [{low:.3g}, {high:.3g}], {use.clipped:.2%} clipped"
-
-
 def _origin(command: str, evaluation: Evaluation | None) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     lines = [f"Python {platform.python_version()}, {versions}"]
@@ -272,17 +170,3 @@ def _origin(command: str, evaluation: Evaluation | None) -> str:
         lines.append(", ".join(map(str, evaluation.seeds)))
     text = "\n".join(lines)
     return f"<pre>{escape(text)}</pre>"
-
-
-def _drawn(axes: Axes, text: str) -> str:
-    whole = axes.get_figure(root=True)
-    assert whole is not None, "axes that were drawn into belong to a figure"
-    return figure(whole, text)
-
-
-def _eta(eta: float | None) -> str:
-    return "target's own" if eta is None else f"{eta:.4g}"
-
-
-def _number(estimate: Estimate) -> str:
-    return f"{estimate.value:.4g} ± {estimate.error:.1g}"

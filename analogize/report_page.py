@@ -18,13 +18,14 @@ _STYLE = """
 * { box-sizing: border-box }
 html { -webkit-text-size-adjust: 100% }
 body { font: 15px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink);
-  max-width: 66em; margin: 0 auto; padding: 2.2em 1.4em 4em; background: #fff }
+  max-width: 74em; margin: 0 auto; padding: 2.2em 1.4em 4em; background: #fff }
 h1 { font-size: 1.7em; line-height: 1.2; margin: 0; overflow-wrap: anywhere }
 h2 { font-size: 1.2em; line-height: 1.2; margin: 2.6em 0 .5em; color: var(--blue) }
 h3 { font-size: .95em; margin: 1.6em 0 .4em }
 p { color: var(--soft); margin: .5em 0; max-width: 48em; overflow-wrap: anywhere }
-nav { margin: .8em 0 0; padding: 0 0 .9em; border-bottom: 3px solid var(--blue) }
-nav a { color: var(--blue); text-decoration: none; margin-right: 1.2em; white-space: nowrap }
+nav { display: flex; flex-wrap: wrap; gap: .2em 1.3em; margin: 1.2em 0 0; padding: 0 0 .9em;
+  border-bottom: 3px solid var(--blue) }
+nav a { color: var(--blue); text-decoration: none }
 nav a:hover { text-decoration: underline }
 pre { font: 12px/1.5 "DejaVu Sans Mono", ui-monospace, monospace; background: var(--tint);
   border: 1px solid var(--line); border-radius: 6px; padding: 1em; white-space: pre-wrap;
@@ -52,6 +53,7 @@ img { max-width: 100%; height: auto; display: block; margin: 0 auto }
 figcaption { color: var(--soft); font-size: 12.5px; overflow-wrap: anywhere }
 figcaption b { color: var(--ink) }
 .graph { max-height: 44em; overflow: auto; border: 1px solid var(--line); border-radius: 6px }
+.graph svg { overflow: visible }
 @media print { .graph, .wide { max-height: none; overflow: visible } h2 { break-after: avoid }
   .cards figure { break-inside: avoid } }
 @media (max-width: 40em) { body { padding: 1.2em .9em 3em } td, th { padding: .3em .5em } }
@@ -148,7 +150,7 @@ def _kind(name: str, rows: Sequence[Mapping[str, Any]], long: Sequence[str]) -> 
     if name in long:
         return "text long"
     values = [row.get(name) for row in rows]
-    words = any(isinstance(v, str) and not v[:1].isdigit() and v[:1] not in "-[" for v in values)
+    words = all(isinstance(v, str) and v[:1].isalpha() for v in values)
     return "text" if words else "number"
 
 
