@@ -93,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--instances", type=int, default=30, help="chips of a test")
     parser.add_argument("--screening", type=int, default=10, help="chips of a screening")
     parser.add_argument("--fresh", type=int, default=50, help="chips of the final check")
+    parser.add_argument("--whole", type=int, default=50, help="the same with nothing digital")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("examples/results/assign"))
@@ -141,6 +142,7 @@ def check(
         level = evaluate(analog, data, instances=options.fresh, seed=seed, progress=False).levels[0]
         low, high = level.interval or (level.values[0], level.values[0])
         assert level.mean is not None, "every chip was measured"
+        found[f"chips, {name}"] = chips
         found[f"drop, {name}"] = accuracy - level.mean
         found[f"drop, {name}, 95 % interval"] = [accuracy - high, accuracy - low]
         print(found, flush=True)
