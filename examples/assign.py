@@ -136,10 +136,11 @@ def check(
     data, seed = batches(images), options.seed + 1_000_003
     digital = evaluate(analogize(model, "ideal"), data, instances=1, progress=False)
     accuracy = digital.levels[0].values[0]
-    found: dict[str, Any] = {"images": len(images), "chips": options.fresh, "digital": accuracy}
-    for name, chosen in (("nothing digital", options.target), ("assigned", file)):
+    found: dict[str, Any] = {"images": len(images), "digital": accuracy}
+    cases = {"assigned": (file, options.fresh), "nothing digital": (options.target, options.whole)}
+    for name, (chosen, chips) in cases.items():
         analog = analogize(model, chosen, calibration)
-        level = evaluate(analog, data, instances=options.fresh, seed=seed, progress=False).levels[0]
+        level = evaluate(analog, data, instances=chips, seed=seed, progress=False).levels[0]
         low, high = level.interval or (level.values[0], level.values[0])
         assert level.mean is not None, "every chip was measured"
         found[f"chips, {name}"] = chips
