@@ -232,7 +232,9 @@ def draw(loss: Decomposition, share: Information, path: Path) -> None:
 def record(loss: Decomposition, share: Information, clean: float) -> dict[str, object]:
     """Command, versions, and the paper's claims beside what was found."""
     crossover = loss.crossover()
-    last = {name: round(share.normalized(name)[-1].value, 4) for name in share.reference}
+    whole = {name: value for name, value in share.reference.items() if value > 0}
+    last = {name: round(getattr(share.rows[-1], name).value / whole[name], 4) for name in whole}
+    floor = round(share.rows[-1].floor / whole["binned"], 4) if "binned" in whole else None
     return {
         "command": " ".join(["python", *sys.argv]),
         "python": platform.python_version(),
@@ -242,8 +244,7 @@ def record(loss: Decomposition, share: Information, clean: float) -> dict[str, o
             {"claim": "l_var overtakes l_bias at sigma_N / sigma_W", "paper": 0.6}
             | {"found": None if crossover is None else round(crossover, 3)},
             {"claim": "normalized information decays towards zero", "paper": "yes"}
-            | {"at": share.rows[-1].eta, "found": last}
-            | {"binned_floor": round(share.rows[-1].floor / share.reference["binned"], 4)},
+            | {"at": share.rows[-1].eta, "found": last, "binned_floor": floor},
         ],
     }
 
