@@ -19,6 +19,7 @@ from analogize.devices.cells import Reading, full_scale, simulate
 from analogize.devices.compensation import factors
 from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
+from analogize.devices.wires import Layout
 from analogize.errors import ChipError
 from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, to_codes
@@ -58,7 +59,9 @@ class WeightArray(FixedRange):
         ends = find_range(weight, product, settings, name)
         super().__init__(ends, settings.bits, settings.grid, matters=settings.range is not None)
         self.noise: tuple[spec.NoiseModel, ...] = target.noise
-        self.cell_bits = None if target.array is None else target.array.cell_bits
+        size = target.array
+        self.cell_bits = None if size is None else size.cell_bits
+        self.layout = None if size is None else Layout(product, self.shape, size.rows, size.cols)
         self.conductance, self.compensation = target.conductance, target.compensation
         self.register_buffer("chip", None, persistent=False)
         self.register_buffer("correction", None, persistent=False)
@@ -208,7 +211,7 @@ class WeightArray(FixedRange):
             largest = per_channel(self.product, clean).abs().amax(1)
             # A column of zeros has no scale of its own.
             full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
-        return simulate(clean, full, self.conductance, self.noise, reading, self.name)
+        return simulate(clean, full, self.conductance, self.noise, reading, self.name, self.layout)
 
     def digits(self, clean: Tensor) -> Tensor:
         """Clean codes as the digits that cells hold, stacked; themselves without bit slicing."""
@@ -223,9 +226,7 @@ class WeightArray(FixedRange):
     @property
     def cells_a_weight(self) -> int:
         """How many digits a weight has in the array; 1 without bit slicing."""
-        if self.cell_bits is None:
-            return 1
-        return digits_of(self._largest_code, self.cell_bits)
+        return 1 if self.cell_bits is None else digits_of(self._largest_code, self.cell_bits)
 
     @property
     def _largest_code(self) -> float:
