@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -11,6 +12,11 @@ def region_seed(seed: int, name: str) -> int:
     """The seed of one region's draw: a hash, so that no order of visiting matters."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def versions(weight: Tensor, behind: Sequence[Tensor]) -> int:
+    """How often what decides ``weight`` was written to: itself, or what it is computed from."""
+    return sum(map(version, behind)) if behind else version(weight)
 
 
 def version(weight: Tensor) -> int:

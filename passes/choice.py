@@ -14,6 +14,20 @@ from analogize.passes.request import DigitalChoice
 from analogize.targets.spec import Target
 
 
+# Modules whose parameters scale or look up, but never enter a matrix product.
+NO_PRODUCT = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+ACTIVATIONS = "both operands are activations"
+NEEDS_A_RULE = "a graph shows it as one operator; only the interception takes it apart"
+
+
 @dataclass(frozen=True)
 class Selected:
     """This product becomes the analog region ``name``, holding the parameter ``weight``."""
@@ -42,11 +56,11 @@ class Choices:
         self._used: set[int] = set()
         self._names: list[str] = []
 
-    def decide(self, record: Selected, owner: nn.Module) -> Selected | Declined:
-        """The record itself, or why it stays digital; ``owner`` holds the weight."""
+    def decide(self, record: Selected, owners: Sequence[nn.Module]) -> Selected | Declined:
+        """The record itself, or why it stays digital; ``owners`` enclose the weight."""
         self._names.append(record.name)
         for index, choice in enumerate(self.choices):
-            if _matches(choice, record, owner):
+            if _matches(choice, record, owners):
                 self._used.add(index)
                 reason = f"kept digital: {_say(choice)}"
                 return Declined(record.name, record.operator, reason, chosen=True)
@@ -66,12 +80,21 @@ class Choices:
                 _refuse_unused(self.choices[index], self._names)
 
 
-def _matches(choice: DigitalChoice, record: Selected, owner: nn.Module) -> bool:
+def enclosing(model: nn.Module, weight: str) -> list[nn.Module]:
+    """The modules that hold the parameter ``weight``, innermost first."""
+    path, owners = weight, []
+    while path:
+        path = path.rpartition(".")[0]
+        owners.append(model.get_submodule(path))
+    return owners
+
+
+def _matches(choice: DigitalChoice, record: Selected, owners: Sequence[nn.Module]) -> bool:
     if isinstance(choice, str):
         return fnmatchcase(record.name, choice)
     if isinstance(choice, type):
-        return isinstance(owner, choice)
-    return bool(choice(record.name, owner))
+        return any(isinstance(owner, choice) for owner in owners)
+    return bool(choice(record.name, owners[0]))
 
 
 def _say(choice: DigitalChoice) -> str:

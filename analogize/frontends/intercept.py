@@ -24,6 +24,7 @@ from analogize.frontends.operators import RULES
 from analogize.ops import AnalogOp
 from analogize.passes.signature import PRODUCTS, expand
 from analogize.product import BatchedLinear, Convolution, Linear, Product
+from analogize.seeds import version
 
 __all__ = ["Interception", "Part", "Scope", "Watcher", "recurrent"]
 
@@ -56,6 +57,7 @@ _MOVES = frozenset(
         "float",
     ]
 )
+_AUGMENTED = frozenset(f"__i{n}__" for n in ("add", "sub", "mul", "truediv", "pow", "mod"))
 _CHOICES = frozenset(["__getitem__", "index_select", "select"])
 
 
@@ -87,13 +89,16 @@ class Part:
 class Scope:
     """What the modules of one rewritten model share: its root and its operators by their key.
 
-    Copied and pickled with them.
+    Copied and pickled with them, except the interception that is running, if one is.
     """
 
     root: nn.Module
     operators: dict[tuple[str, Product], AnalogOp] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    active: bool = False
+    running: Interception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "running": None}
 
 
 class Watcher(Protocol):
@@ -115,10 +120,17 @@ class Interception(TorchFunctionMode):
         super().__init__()
         self.scope, self.watcher = scope, watcher
         self._parts: dict[int, Part] = {}
-        # Tensors are kept alive with their record: a new one could get an old one's id.
-        self._alive: list[Any] = []
+        # Tensors are kept alive with their record: a new one could get an old one's id. The number
+        # tells whether one was written to since; -1 for parameters, whose values do not matter.
+        self._alive: dict[int, tuple[Tensor, int]] = {}
+        self.meet(names)
+
+    def meet(self, names: tuple[str, ...]) -> None:
+        """Follow these parameters and buffers, which sharding may have replaced, as they are now."""
         for name in names:
-            self._record(attrgetter(name)(scope.root), Part(leaf(name)))
+            tensor = attrgetter(name)(self.scope.root)
+            if id(tensor) not in self._parts:
+                self._record(tensor, Part(leaf(name)), -1)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -137,32 +149,63 @@ class Interception(TorchFunctionMode):
                 return result
         if func in PRODUCTS:
             return self._product(func, args, kwargs)
+        if _writes(func, kwargs):
+            return self._overwritten(func, args, kwargs)
         result = func(*args, **kwargs)
         self._follow(func, args, kwargs, result)
         return result
 
+    def _overwritten(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Run a function that writes in place; follow what is written over a value of our own.
+
+        A parameter, and whatever shares its memory, must not be written to once more by whoever
+        evaluates the expression; views of what was written are told by their version.
+        """
+        target = args[0] if args else None
+        ours = isinstance(target, Tensor) and self._is_weight(target) and not self._is_leaf(target)
+        part = self._part_of(func, args, kwargs) if ours and "out" not in kwargs else None
+        result = func(*args, **kwargs)
+        if part is not None and not part.moves and result is target:
+            del self._parts[id(target)]
+            self._record(target, part)
+        return result
+
+    def _is_leaf(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` lies in the memory of a parameter or buffer."""
+        leaves = (t for t, written in self._alive.values() if written == -1)
+        place = tensor.untyped_storage().data_ptr()
+        return any(t.untyped_storage().data_ptr() == place for t in leaves)
+
     def _any_stored(self, values: tuple[Any, ...]) -> bool:
         for value in values:
             if isinstance(value, Tensor):
-                if id(value) in self._parts:
+                if self._is_weight(value):
                     return True
             elif isinstance(value, list | tuple) and self._any_stored(tuple(value)):
                 return True
         return False
 
     def _is_weight(self, value: Any) -> bool:
-        return isinstance(value, Tensor) and id(value) in self._parts
+        return isinstance(value, Tensor) and self._part(value) is not None
 
-    def _record(self, tensor: Any, part: Part) -> None:
+    def _part(self, tensor: Tensor) -> Part | None:
+        """What ``tensor`` is computed from; None as well if it was written to since."""
+        part = self._parts.get(id(tensor))
+        if part is None or self._alive[id(tensor)][1] in (-1, version(tensor)):
+            return part
+        del self._parts[id(tensor)]
+        return None
+
+    def _record(self, tensor: Any, part: Part, written: int | None = None) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in self._parts:
             self._parts[id(tensor)] = part
-            self._alive.append(tensor)
+            self._alive[id(tensor)] = tensor, version(tensor) if written is None else written
 
     def _product(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         arguments = {**PRODUCTS[func].parameters}
         arguments |= dict(zip(arguments, args, strict=False)) | kwargs
         weight = arguments["weight"]
-        part = self._parts.get(id(weight))
+        part = self._part(weight) if isinstance(weight, Tensor) else None
         if part is None:
             return func(*args, **kwargs)
         x, product = normalized(func, arguments)
@@ -182,11 +225,6 @@ class Interception(TorchFunctionMode):
         outputs = result if isinstance(result, list | tuple) else (result,)
         if not any(isinstance(t, Tensor) for t in outputs):
             return
-        if function_name(func).rstrip("_") != function_name(func) and "__" not in function_name(
-            func
-        ):
-            self._forget(result)
-            return
         part = self._part_of(_stable(func), args, kwargs)
         if part is None:
             return
@@ -204,13 +242,13 @@ class Interception(TorchFunctionMode):
                 self._record(tensor, Part(item(part.whole, index)))
 
     def _part_of(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Part | None:
-        known = [self._parts.get(id(t)) for t in _tensors((args, tuple(kwargs.values())))]
+        known = [self._part(t) for t in _tensors((args, tuple(kwargs.values())))]
         if all(p is not None and not p.moves for p in known):
             if function_name(func).startswith("new_"):
                 return None
             replaced = self._replaced(args)
             return Part(applied(func, replaced, {k: self._replaced(v) for k, v in kwargs.items()}))
-        first = self._parts.get(id(args[0])) if args else None
+        first = self._part(args[0]) if args and isinstance(args[0], Tensor) else None
         name = function_name(func)
         others_known = all(p is not None for p in known[1:]) or name in _CHOICES
         if first is None or name not in _MOVES or not others_known:
@@ -224,10 +262,6 @@ class Interception(TorchFunctionMode):
         if isinstance(value, list | tuple):
             return type(value)(self._replaced(v) for v in value)
         return value
-
-    def _forget(self, tensor: Any) -> None:
-        """An operator wrote over a value: what it computes now is not known."""
-        self._parts.pop(id(tensor), None)
 
 
 class _Nth:
@@ -273,6 +307,12 @@ def add_bias(y: Tensor, bias: Tensor | None, dimensions: int) -> Tensor:
         return y
     column = bias.to(y.dtype)
     return y + (column.view(-1, *[1] * dimensions) if dimensions else column)
+
+
+def _writes(func: Any, kwargs: Any) -> bool:
+    name = function_name(func)
+    by_name = name.endswith("_") and not name.endswith("__")
+    return by_name or name in _AUGMENTED or kwargs.get("out") is not None
 
 
 def _stable(func: Any) -> Any:
