@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import get_testing_overrides
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,10 @@ class Expression:
         return value
 
 
+# torch.compile can look a torch function up, but not read its name.
+_NAMES = {f: f.__name__ for f in get_testing_overrides() if hasattr(f, "__name__")}
+
+
 def leaf(name: str) -> Expression:
     """The parameter or buffer called ``name``."""
     return Expression(name, (name,))
@@ -70,7 +75,8 @@ def function_name(function: Callable[..., Any]) -> str:
     """How a torch function is called; properties of tensors by the property's name."""
     if isinstance(function, Property):
         return function.name
-    return str(getattr(function, "__name__", repr(function)))
+    found = _NAMES.get(function)
+    return str(getattr(function, "__name__", repr(function))) if found is None else found
 
 
 @dataclass(frozen=True)

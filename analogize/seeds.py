@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -20,5 +21,10 @@ def versions(weight: Tensor, behind: Sequence[Tensor]) -> int:
 
 
 def version(weight: Tensor) -> int:
-    """How often ``weight`` was written to; -1 for inference tensors, which do not count."""
-    return -1 if weight.is_inference() else weight._version
+    """How often ``weight`` was written to; -1 for inference tensors, which do not count.
+
+    Compiled code cannot ask, and torch.compile itself knows what is written to.
+    """
+    if torch.compiler.is_compiling() or weight.is_inference():
+        return -1
+    return weight._version

@@ -141,7 +141,7 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             with self:
-                return _body(func)(*args, **kwargs)
+                return _ATTENTION(*args, **kwargs)
         if (rule := RULES.get(func)) is not None:
             with self:
                 result = rule(self._is_weight, *args, **kwargs)
@@ -330,6 +330,9 @@ def _body(function: Any) -> Any:
     body = FunctionType(function.__code__, world, function.__name__, function.__defaults__)
     body.__kwdefaults__ = function.__kwdefaults__
     return body
+
+
+_ATTENTION = _body(F.multi_head_attention_forward)
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 
 from analogize.array import WeightArray
 from analogize.errors import CaptureError
@@ -188,7 +190,12 @@ def kept_class(original: type[nn.Module]) -> type[nn.Module]:
 
 
 def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
-    """Run a method of ``module`` under the model's interception, a new one if there is none."""
+    """Run a method of ``module`` under the model's interception, a new one if there is none.
+
+    torch.compile leaves this to Python: it cannot follow which tensors are weights.
+    """
+    if torch.compiler.is_compiling():
+        return _uncompiled(module, function, args, kwargs)
     scope: Scope = module._analog_scope
     if scope.running is not None:
         # Sharding gathers a module's parameters just before its forward.
@@ -200,3 +207,6 @@ def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
             return function(module, *args, **kwargs)
         finally:
             scope.running = None
+
+
+_uncompiled = _disable_dynamo(_intercepted)
