@@ -41,7 +41,7 @@ def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 
 def _parametrized(owner: nn.Module, name: str) -> Tensor:
-    parametrizations = owner.parametrizations[name]  # type: ignore[index, union-attr]
+    parametrizations: nn.Module = owner.parametrizations[name]  # type: ignore[index, assignment]
     modes = [(m, m.training) for m in parametrizations.modules()]
     try:
         parametrizations.eval()
@@ -64,4 +64,5 @@ def sources(
         return tuple(owner.parametrizations[name].parameters())  # type: ignore[index, union-attr]
     if name in owner._parameters:
         return ()
-    return tuple(owner.parameters(recurse=False))
+    own = owner.named_parameters(recurse=False)
+    return tuple(p for key, p in own if key.startswith(f"{name}_"))

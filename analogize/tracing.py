@@ -29,7 +29,7 @@ class _Buffer(fx.proxy.ParameterProxy):
 
     def __init__(self, tracer: fx.Tracer, node: fx.Node, name: str, buffer: Tensor) -> None:
         fx.Proxy.__init__(self, node, tracer)
-        self.param, self.name = buffer, name
+        self.param, self.name = buffer, name  # type: ignore[assignment]
 
 
 class _Tracer(fx.Tracer):

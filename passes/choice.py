@@ -11,8 +11,8 @@ from torch import nn
 
 from analogize.errors import PassError
 from analogize.passes.request import DigitalChoice
+from analogize.targets.overrides import names
 from analogize.targets.spec import Target
-
 
 # Modules whose parameters scale or look up, but never enter a matrix product.
 NO_PRODUCT = (
@@ -54,11 +54,11 @@ class Choices:
         self.target = target
         self.choices = (*target.digital.names, *digital)
         self._used: set[int] = set()
-        self._names: list[str] = []
+        self._regions: list[str] = []
 
     def decide(self, record: Selected, owners: Sequence[nn.Module]) -> Selected | Declined:
         """The record itself, or why it stays digital; ``owners`` enclose the weight."""
-        self._names.append(record.name)
+        self._regions.append(record.name)
         for index, choice in enumerate(self.choices):
             if _matches(choice, record, owners):
                 self._used.add(index)
@@ -70,14 +70,23 @@ class Choices:
         return record
 
     def require_used(self) -> None:
-        """Refuse a choice of the user's that no region matched; the target's may match none.
+        """Refuse a choice of the user's, or an override, that no region matched.
+
+        What the target keeps digital may match none.
 
         Raises:
             PassError: with near names.
         """
         for index in range(len(self.target.digital.names), len(self.choices)):
             if index not in self._used:
-                _refuse_unused(self.choices[index], self._names)
+                _refuse_unused(
+                    f"digital: {self.choices[index]!r}", self.choices[index], self._regions
+                )
+        for number, override in enumerate(self.target.overrides):
+            if not any(names(override, region) for region in self._regions):
+                patterns = ", ".join(map(repr, override.regions))
+                said = f"target '{self.target.name}', overrides.{number}: {patterns}"
+                _refuse_unused(said, override.regions[0], self._regions)
 
 
 def enclosing(model: nn.Module, weight: str) -> list[nn.Module]:
@@ -103,10 +112,10 @@ def _say(choice: DigitalChoice) -> str:
     return f"matches {getattr(choice, '__name__', repr(choice))}"
 
 
-def _refuse_unused(choice: DigitalChoice, names: list[str]) -> None:
+def _refuse_unused(said: str, choice: DigitalChoice, names: list[str]) -> None:
     near = difflib.get_close_matches(choice, names, 3) if isinstance(choice, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise PassError(
-        f"digital: {choice!r} matches no region; {hint}the regions are "
+        f"{said} matches no region; {hint}the regions are "
         f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
     )

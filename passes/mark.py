@@ -41,6 +41,7 @@ _OTHER_PRODUCTS = {
 }
 _PRODUCT_METHODS = {"matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "__matmul__"}
 
+
 def mark(module: fx.GraphModule, target: Target) -> int:
     """Write a record on every product; returns how many were selected.
 
@@ -142,4 +143,3 @@ def _has_node(value: Any) -> bool:
     found: list[fx.Node] = []
     fx.node.map_arg(value, found.append)
     return bool(found)
-

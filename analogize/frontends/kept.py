@@ -11,10 +11,9 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from analogize.array import WeightArray
 from analogize.errors import CaptureError
 from analogize.frontends.discover import Discovery, Site, discover
 from analogize.frontends.intercept import Interception, Scope
@@ -22,10 +21,11 @@ from analogize.frontends.leaf import leaf_product, rewrite_leaf, subclass
 from analogize.module import DigitalProduct
 from analogize.ops import AnalogOp
 from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing
-from analogize.passes.lower import layout
+from analogize.passes.lower import Arrays
 from analogize.passes.request import Request
 from analogize.region import Region
 from analogize.stored import stored_weight
+from analogize.targets.overrides import settings_of
 from analogize.targets.spec import Target
 
 
@@ -97,22 +97,20 @@ def _unknown(model: nn.Module) -> list[DigitalProduct]:
 
 
 def _why_not(site: Site, target: Target) -> str | None:
-    if site.part is not None and site.part.moves and target.weights.granularity == "channel":
+    granularity = settings_of(target, site.name).weights.granularity
+    if site.part is not None and site.part.moves and granularity == "channel":
         return "its part is chosen at run time, which has no per-channel range"
     return None
 
 
 def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
-    arrays: dict[Any, WeightArray] = {}
+    arrays = Arrays(target)
     made: list[tuple[Site, AnalogOp]] = []
     for index, site in enumerate(sites):
         weight = stored_weight(model, site.weight, site.expression)
         source = site.expression.key if site.expression is not None else id(weight)
-        key = source, layout(site.product)
-        if key not in arrays:
-            folded = target.dac.bits is None and target.adc.bits is None
-            arrays[key] = WeightArray(weight, site.product, target, site.name, folded)
-        op = AnalogOp(arrays[key], site.product, target, _region(site, weight, index))
+        array, settings = arrays.of(weight, site.product, site.name, source)
+        op = AnalogOp(array, site.product, settings, _region(site, weight, index))
         op.expression = site.expression
         made.append((site, op))
     for site, op in made:

@@ -26,7 +26,6 @@ Stored = Callable[[Any], bool]
 Rule = Callable[..., Any]
 
 
-
 def register_operator(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
     """Register a rule for functions that torch dispatches (``torch.overrides``).
 
