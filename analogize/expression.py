@@ -64,6 +64,13 @@ def applied(
     return Expression(key, tuple(found), function, args, tuple(kwargs.items()))
 
 
+def expanded(whole: Expression, sizes: tuple[int, ...]) -> Expression:
+    """``whole`` repeated without copies; how often, along leading dimensions, is no difference."""
+    words = [*("*" for _ in sizes[:-2]), *map(str, sizes[-2:])]
+    key = f"expand({whole.key}, {', '.join(words)})"
+    return Expression(key, whole.names, Tensor.expand, (whole, *sizes))
+
+
 def item(whole: Expression, index: int) -> Expression:
     """One of the results of an expression that returns several."""
     return Expression(

@@ -8,6 +8,7 @@ nobody prepared an operator for, in a branch that the example did not take, runs
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from analogize.expression import Expression, Property, applied, function_name, item, leaf
+from analogize.expression import Expression, Property, applied, expanded, function_name, item, leaf
 from analogize.frontends import recurrent
 from analogize.frontends.products import add_bias, normalized
 from analogize.ops import AnalogOp
 from analogize.passes.signature import PRODUCTS, RULES
 from analogize.product import Product
 from analogize.seeds import version
+
+logger = logging.getLogger("analogize")
 
 __all__ = ["Interception", "Part", "Scope", "Watcher", "recurrent"]
 
@@ -50,7 +53,6 @@ _MOVES = frozenset(
         "chunk",
         "split",
         "unbind",
-        "expand",
         "swapaxes",
         "movedim",
         "to",
@@ -58,6 +60,7 @@ _MOVES = frozenset(
     ]
 )
 _AUGMENTED = frozenset(f"__i{n}__" for n in ("add", "sub", "mul", "truediv", "pow", "mod"))
+_EXPANSIONS = frozenset(["expand", "expand_as", "broadcast_to"])
 _CHOICES = frozenset(["__getitem__", "index_select", "select"])
 
 
@@ -95,6 +98,7 @@ class Scope:
     root: nn.Module
     operators: dict[tuple[str, Product], AnalogOp] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    told: set[str] = field(default_factory=set)
     running: Interception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,6 +107,9 @@ class Scope:
 
 class Watcher(Protocol):
     """Sees what an interception meets; used to find out what a model does."""
+
+    def met(self, values: tuple[Any, ...]) -> None:
+        """A function is about to run on weights, among other values."""
 
     def derived(self) -> None:
         """A weight was computed from another."""
@@ -139,6 +146,8 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self._any_stored(args) and not (kwargs and self._any_stored(tuple(kwargs.values()))):
             return func(*args, **kwargs)
+        if self.watcher is not None:
+            self.watcher.met((*args, *kwargs.values()))
         if func is F.multi_head_attention_forward:
             with self:
                 return _ATTENTION(*args, **kwargs)
@@ -214,18 +223,32 @@ class Interception(TorchFunctionMode):
             self.watcher.product(part, product, operator, weight, arguments)
         op = self.scope.operators.get((part.key, product))
         if op is None:
+            self._tell(part)
             return func(*args, **kwargs)
         if op.is_digital:
             return op.digitally(func, *args, **kwargs)
         y = op(x, weight, through=part.through) if part.moves else op(x, weight)
         return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
 
+    def _tell(self, part: Part) -> None:
+        """Say once that a product runs digitally, if nobody chose that or could know."""
+        told = self.scope.told
+        if self.watcher is None and part.key not in told:
+            told.add(part.key)
+            logger.warning(
+                "a product with '%s' runs digitally: the example inputs did not lead to it",
+                part.key,
+            )
+
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
         """Give the results of ``func`` their part, if they depend on no input."""
         outputs = result if isinstance(result, list | tuple) else (result,)
         if not any(isinstance(t, Tensor) for t in outputs):
             return
-        part = self._part_of(_stable(func), args, kwargs)
+        if function_name(func) in _EXPANSIONS:
+            part = self._expansion(args[0], result)
+        else:
+            part = self._part_of(_stable(func), args, kwargs)
         if part is None:
             return
         if self.watcher is not None:
@@ -240,6 +263,12 @@ class Interception(TorchFunctionMode):
                 self._record(tensor, Part(part.whole, moves))
             else:
                 self._record(tensor, Part(item(part.whole, index)))
+
+    def _expansion(self, source: Tensor, result: Tensor) -> Part | None:
+        part, sizes = self._part(source), tuple(result.shape)
+        if part is None or part.moves:
+            return None
+        return Part(expanded(part.whole, sizes))
 
     def _part_of(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Part | None:
         known = [self._part(t) for t in _tensors((args, tuple(kwargs.values())))]

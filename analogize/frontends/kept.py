@@ -61,9 +61,9 @@ def keep(
         else:
             digital.append(DigitalProduct(site.name, site.operator, reason))
     choices.require_used()
-    for site in found.uncalled:
-        reason = "the example inputs do not reach it"
-        digital.append(DigitalProduct(site.name, site.operator, reason))
+    unreached = [(s.name, s.operator) for s in found.uncalled]
+    for name, kind in (*unreached, *((n, "parameter") for n in found.unmet)):
+        digital.append(DigitalProduct(name, kind, "the example inputs do not reach it"))
     if request.example is None:
         digital += _unknown(model)
     _lower(model, selected, target)
@@ -153,7 +153,9 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
         assert site.operator_module is not None
         scope.operators[site.part.key, site.product] = site.operator_module
         names |= dict.fromkeys(site.part.whole.names)
-    scope.names = tuple(names)
+    # Those that nobody prepared an operator for are followed to tell when they are used.
+    scope.names = tuple(names | dict.fromkeys(found.unmet))
+    scope.told = {s.part.key for s in found.direct if s.part is not None and s not in sites}
     around = {""}
     for user in found.users:
         steps = user.split(".")
@@ -161,7 +163,8 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
     for name in around:
         module = model.get_submodule(name)
         module.__dict__["_analog_scope"] = scope
-        module.__dict__["_analog_names"] = tuple(n for n in names if _keeper(n, around) == name)
+        own = tuple(n for n in scope.names if _keeper(n, around) == name)
+        module.__dict__["_analog_names"] = own
         module.__class__ = kept_class(type(module))
 
 

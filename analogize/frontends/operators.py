@@ -66,11 +66,31 @@ def matmul(stored: Stored, a: Tensor, b: Tensor) -> Any:
         return F.linear(a, b.unsqueeze(0)).squeeze(-1)
     if b.ndim == 2:
         return F.linear(a, b.t())
-    product = batched_linear(a if a.ndim > 1 else a.unsqueeze(0), b.mT)
+    x = a if a.ndim > 1 else a.unsqueeze(0)
+    if (single := _expanded(b)) is not None:
+        product = F.linear(x, single.t())
+        batch = torch.broadcast_shapes(x.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+        product = product.expand(*batch, *product.shape[-2:])
+    else:
+        product = batched_linear(x, b.mT)
     return product if a.ndim > 1 else product.squeeze(-2)
 
 
+def _expanded(w: Tensor) -> Tensor | None:
+    """The one matrix that ``w`` repeats along all its leading dimensions, without copies, or None.
+
+    It is one array, however many rows of a batch see it.
+    """
+    if any(s and n > 1 for s, n in zip(w.stride()[:-2], w.shape[:-2], strict=True)):
+        return None
+    return w[(0,) * (w.ndim - 2)]
+
+
 def _weight_first(w: Tensor, x: Tensor) -> Tensor:
+    if w.ndim > 2 and x.ndim > 1 and (single := _expanded(w)) is not None:
+        product = F.linear(x.mT, single).mT
+        batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])  # type: ignore[no-untyped-call]
+        return product.expand(*batch, *product.shape[-2:])
     if x.ndim == 1:
         return F.linear(x, w) if w.ndim < 3 else batched_linear(x.unsqueeze(0), w).squeeze(-2)
     if w.ndim == 1:
