@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -13,6 +12,7 @@ from torch import nn
 
 from analogize.calibrate import calibrate
 from analogize.calls import Call, batch_call, device_of, example_call
+from analogize.copying import copied
 from analogize.counting import census, eval_mode, is_lazy, is_uninitialized
 from analogize.errors import CalibrationError, CaptureError
 from analogize.frontends.choose import Capture, rewrite
@@ -77,7 +77,7 @@ def analogize(
     _refuse_lazy(model, example)
     original = None if example is None else census(model, example)
     request = Request(example, None if original is None else original.output, tuple(digital))
-    working = model if inplace else copy.deepcopy(model)
+    working = model if inplace else copied(model)
     if is_lazy(working) and example is not None:
         with eval_mode(working), torch.no_grad():
             example(working)

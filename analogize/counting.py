@@ -15,7 +15,6 @@ makes it a check.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from analogize import ops
 from analogize.calls import Call, example_call
+from analogize.copying import copied
 from analogize.errors import CaptureError
 
 aten = torch.ops.aten
@@ -103,7 +103,7 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
     """
     call = example_inputs if isinstance(example_inputs, Call) else example_call(example_inputs)
     if is_lazy(model):
-        model = copy.deepcopy(model)
+        model = copied(model)
     counter = _Counter(model, call)
     try:
         with eval_mode(model), torch.no_grad(), _module_names(model, counter.stack), counter:
@@ -184,6 +184,7 @@ _PRODUCTS: dict[Any, tuple[tuple[int, ...], Callable[..., int]]] = {
     aten.bmm.default: ((0, 1), lambda a, b, out: _matrix(a, b)),
     aten.mv.default: ((0, 1), lambda a, b, out: a.numel()),
     aten.dot.default: ((0, 1), lambda a, b, out: a.numel()),
+    aten.vdot.default: ((0, 1), lambda a, b, out: a.numel()),
     aten.addmm.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),
     aten.addmv.default: ((1, 2), lambda c, a, b, out, **_: a.numel()),
     aten.baddbmm.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),

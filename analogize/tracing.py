@@ -120,9 +120,16 @@ def _restored(members: dict[str, Any], before: dict[str, Any]) -> list[str]:
             changed.append(key)
             members[key] = value
         elif isinstance(value, _CONTAINERS) and not _same(value, content):
-            changed.append(key)
+            changed.append(_entry(key, value, content))
             _refill(value, content)
     return changed
+
+
+def _entry(key: str, value: Any, content: Any) -> str:
+    """The buffer, parameter or module that changed in torch's tables; else the attribute."""
+    if key not in ("_buffers", "_parameters", "_modules"):
+        return key
+    return next(str(k) for k in (*value, *content) if value.get(k) is not content.get(k))
 
 
 def _same(value: Any, content: Any) -> bool:

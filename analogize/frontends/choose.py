@@ -129,10 +129,21 @@ def _attempt(
 def _trace_whole(
     model: nn.Module, target: Target, request: Request
 ) -> tuple[nn.Module, list[DigitalProduct], tuple[str, ...]]:
-    graph_module = trace(model, request.example)
-    graph_module.meta["request"] = request
-    traversed = _traversed(graph_module)
-    log = run(graph_module, target, PIPELINE)
+    # Reading a parametrized weight in train mode may be a step of an iteration.
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        graph_module = trace(model.eval(), request.example)
+        graph_module.meta["request"] = request
+        traversed = _traversed(graph_module)
+        log = run(graph_module, target, PIPELINE)
+    finally:
+        for module, training in flags:
+            module.training = training
+    graph_module.training = model.training
+    for module in list(graph_module.modules()):
+        for child in module.children():
+            if isinstance(child, AnalogOp):
+                child.train(module.training)
     for name in traversed - _called(graph_module):
         refuse_hooks(graph_module.get_submodule(name))
     digital = [
