@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from analogize.errors import ChipError
+
 
 def region_seed(seed: int, name: str) -> int:
     """The seed of one region's draw: a hash, so that no order of visiting matters."""
@@ -28,3 +30,16 @@ def version(weight: Tensor) -> int:
     if torch.compiler.is_compiling() or weight.is_inference():
         return -1
     return weight._version
+
+
+def no_chip(region: str) -> ChipError:
+    """The error of a region that should read its chip and has none."""
+    return ChipError(f"region '{region}': no chip is programmed; call program(model, seed) first")
+
+
+def outdated(region: str) -> ChipError:
+    """The error of a region whose weights are others than its chip was made from."""
+    return ChipError(
+        f"region '{region}': its weights changed after the chip was programmed; "
+        "call program(model, seed) again"
+    )
