@@ -195,7 +195,7 @@ def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
 
     torch.compile leaves this to Python: it cannot follow which tensors are weights.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _uncompiled(module, function, args, kwargs)
     scope: Scope = module._analog_scope
     if scope.running is not None:
