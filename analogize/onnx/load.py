@@ -19,15 +19,10 @@ from torch import Tensor, fx, nn
 from analogize.array import WeightArray
 from analogize.errors import ExportError
 from analogize.module import AnalogModule, DigitalProduct, Report
-from analogize.onnx.manifest import ConverterEntry, Manifest, RegionEntry
+from analogize.onnx.decode import decode, require_same_scales, require_unchanged
+from analogize.onnx.manifest import ConverterEntry, Manifest, RegionEntry, TileEntry
 from analogize.onnx.operators import OPERATORS, run
-from analogize.onnx.read import (
-    decode,
-    load_model,
-    read_manifest,
-    require_same_scales,
-    require_unchanged,
-)
+from analogize.onnx.read import load_model, read_manifest
 from analogize.ops import AnalogOp, NoiseMode, Region
 from analogize.product import BatchedLinear, Convolution, Linear, Product
 from analogize.targets import spec
@@ -191,7 +186,7 @@ class _Loader:
         )
         op = AnalogOp(array, product, target, region)
         for converter, known in ((op.dac, entry.dac), (op.adc, entry.adc)):
-            if known is not None:
+            if known is not None and known.range is not None:
                 converter.calibrate(*known.range)
         op.refresh()
         op.mode = _MODES[entry.noise.exported]
@@ -216,9 +211,11 @@ class _Loader:
             array.range.copy_(torch.tensor(entry.weight.range))
             array.refresh()
         if entry.noise.exported == "programmed":
-            is_transposed = entry.weight.transposed and raw.ndim > 1
-            chip = raw.swapaxes(-1, -2) if is_transposed else raw
+            chip = raw.swapaxes(-1, -2) if entry.weight.transposed else raw
             array.chip = torch.from_numpy(np.array(chip))
+            if entry.correction is not None:
+                factors = torch.tensor(entry.correction)
+                array.correction = product.output_channels(factors) if factors.ndim else factors
         path = self._keep(entry.weight.parameter, weight.detach())
         return array, path
 
@@ -253,7 +250,7 @@ def _product(entry: RegionEntry) -> Product:
 
 def _target(entry: RegionEntry, name: str) -> spec.Target:
     """A target with this region's settings; its ranges are placeholders, filled in afterwards."""
-    weight, tile = entry.weight, entry.tiles.tile
+    weight = entry.weight
     return spec.Target(
         name=name,
         weights=spec.Weights(
@@ -262,16 +259,31 @@ def _target(entry: RegionEntry, name: str) -> spec.Target:
             granularity=weight.granularity,
             grid=weight.grid,
         ),
+        conductance=entry.noise.conductance,
         noise=entry.noise.models,
         dac=_converter(entry.dac),
         adc=_converter(entry.adc),
-        array=None if tile is None else spec.Array(rows=tile[0], cols=tile[1]),
+        array=_tile(entry.tiles),
+    )
+
+
+def _tile(entry: TileEntry) -> spec.Array | None:
+    if entry.tile is None:
+        return None
+    return spec.Array(
+        rows=entry.tile[0],
+        cols=entry.tile[1],
+        tiling=entry.converts,
+        cell_bits=entry.cell_bits,
+        input_bits=entry.input_bits,
     )
 
 
 def _converter(entry: ConverterEntry | None) -> spec.Converter:
     if entry is None:
         return spec.Converter()
+    if entry.range is None:
+        return spec.Converter(bits=entry.bits, grid=entry.grid, range=spec.FullRange())
     return spec.Converter(bits=entry.bits, grid=entry.grid)
 
 

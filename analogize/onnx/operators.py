@@ -119,18 +119,20 @@ def slice_(
     axes: Tensor | None = None,
     steps: Tensor | None = None,
 ) -> Tensor:
-    """Slice with positive steps."""
+    """Slice; a negative step walks backwards, and bounds beyond the tensor are its ends."""
     count = starts.numel()
     where = range(count) if axes is None else axes.tolist()
     strides = [1] * count if steps is None else steps.tolist()
     for axis, start, end, step in zip(where, starts.tolist(), ends.tolist(), strides, strict=True):
         size = x.shape[axis]
-        first = min(max(start + size if start < 0 else start, 0), size)
-        last = min(max(end + size if end < 0 else end, 0), size)
-        x = x.narrow(axis, first, max(last - first, 0))
-        if step != 1:
-            index = torch.arange(0, x.shape[axis], step, device=x.device)
-            x = x.index_select(axis, index)
+        least, most = (0, size) if step > 0 else (-1, size - 1)
+        first = min(max(start + size if start < 0 else start, 0), most)
+        last = min(max(end + size if end < 0 else end, least), most)
+        if step == 1:
+            x = x.narrow(axis, first, max(last - first, 0))
+        else:
+            index = torch.tensor(list(range(first, last, step)), dtype=torch.int64)
+            x = x.index_select(axis, index.to(x.device))
     return x
 
 
