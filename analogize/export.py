@@ -20,8 +20,8 @@ from analogize.calls import Call, example_call
 from analogize.errors import ExportError
 from analogize.module import AnalogModule, Report
 from analogize.onnx.assemble import assemble
-from analogize.onnx.describe import NoiseKind, plan_regions
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
+from analogize.onnx.plan import NoiseKind, plan_regions
 from analogize.onnx.storage import WeightStorage
 from analogize.onnx.trace import trace
 from analogize.onnx.write import EXTERNAL_ABOVE, write

@@ -12,7 +12,7 @@ from onnx_ir.passes import common as passes
 
 from analogize.module import DigitalProduct
 from analogize.onnx.body import Body
-from analogize.onnx.describe import RegionPlan, entry
+from analogize.onnx.describe import entry
 from analogize.onnx.emit import emit
 from analogize.onnx.exact import doubts, promise
 from analogize.onnx.manifest import (
@@ -28,6 +28,7 @@ from analogize.onnx.manifest import (
     Manifest,
 )
 from analogize.onnx.placeholder import PLACEHOLDER
+from analogize.onnx.plan import RegionPlan
 from analogize.onnx.trace import Traced
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from analogize.devices.reading import Disturbance
 from analogize.onnx.body import Array, Body, array
-from analogize.onnx.describe import RegionPlan
+from analogize.onnx.plan import RegionPlan
 from analogize.onnx.stages import multiply
 from analogize.product import Product
 

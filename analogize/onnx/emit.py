@@ -18,9 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from analogize.onnx.body import Body, array
-from analogize.onnx.describe import RegionPlan
 from analogize.onnx.draws import noisy_product, noisy_weights
 from analogize.onnx.manifest import Arithmetic
+from analogize.onnx.plan import RegionPlan
 from analogize.onnx.stages import (
     adc_codes,
     compensate,

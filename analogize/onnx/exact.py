@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from analogize.onnx.describe import RegionPlan
 from analogize.onnx.manifest import REGION_KEY, Arithmetic, Promise
 from analogize.onnx.noise import products_are_noisy
+from analogize.onnx.plan import RegionPlan
 
 # Float32 holds every integer up to this.
 _EXACT_SUMS = 2**24

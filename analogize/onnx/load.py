@@ -21,7 +21,7 @@ from analogize.errors import ExportError
 from analogize.module import AnalogModule, DigitalProduct, Report
 from analogize.onnx.decode import decode, require_same_scales, require_unchanged
 from analogize.onnx.manifest import ConverterEntry, Manifest, RegionEntry, TileEntry
-from analogize.onnx.operators import OPERATORS, run
+from analogize.onnx.operators import bind, run
 from analogize.onnx.read import load_model, read_manifest
 from analogize.ops import AnalogOp, NoiseMode, Region
 from analogize.product import BatchedLinear, Convolution, Linear, Product
@@ -127,20 +127,28 @@ class _Loader:
             if not isinstance(tensor, onnx.TensorProto):
                 tensor = numpy_helper.from_array(np.asarray(tensor))
             return self._constant(name, tensor)
-        if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-            raise ExportError(
-                f"{self.source}: node '{node.name}' is '{node.domain or 'ai.onnx'}::"
-                f"{node.op_type}', which load_onnx cannot run; it runs {', '.join(OPERATORS)}"
-            )
         key = id(node)
         if key not in self.results:
-            attributes = {a.name: _attribute(a) for a in node.attribute}
+            attributes = self._attributes(node)
             inputs = [self.values[i] if i else None for i in node.input]
             self.results[key] = self.graph.call_function(run, (node.op_type, attributes, *inputs))
         result = self.results[key]
         if sum(map(bool, node.output)) == 1:
             return result
         return self.graph.call_function(_item, (result, index))
+
+    def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        try:
+            if node.domain not in ("", "ai.onnx"):
+                raise ExportError("load_onnx runs standard operators only")
+            if node.op_type != "Split" and sum(map(bool, node.output)) > 1:
+                raise ExportError("load_onnx runs it with one output only")
+            return bind(node.op_type, {a.name: _attribute(a) for a in node.attribute})
+        except ExportError as error:
+            raise ExportError(
+                f"{self.source}: node '{node.name}' is '{node.domain or 'ai.onnx'}::"
+                f"{node.op_type}': {error}; run the file in onnxruntime instead"
+            ) from error
 
     def _constant(self, name: str, tensor: onnx.TensorProto) -> fx.Node:
         values = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
@@ -291,6 +299,8 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, onnx.TensorProto):
+        return torch.from_numpy(np.array(numpy_helper.to_array(value)))
     return list(value) if attribute.type == onnx.AttributeProto.INTS else value
 
 

@@ -19,8 +19,8 @@ import torch
 from analogize.devices.slicing import digits_of
 from analogize.devices.tiles import Piece
 from analogize.onnx.body import Body, array
-from analogize.onnx.describe import RegionPlan
 from analogize.onnx.draws import noisy_product, noisy_weights
+from analogize.onnx.plan import RegionPlan
 from analogize.onnx.stages import convert, multiply
 from analogize.product import Convolution, Product
 from analogize.tiled import Tiles
