@@ -115,7 +115,12 @@ class _Writer:
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self.model.graph.remove(node, safe=True)
         self.calls.setdefault(plan.id, []).append(
-            CallEntry(node=anchor.name or "", input=x.name or "", output=new.name or "")
+            CallEntry(
+                node=anchor.name or "",
+                input=x.name or "",
+                output=new.name or "",
+                last=nodes[-1].name or "",
+            )
         )
 
     def _flat(self, node: ir.Node, plan: RegionPlan, instance: str) -> list[ir.Node]:

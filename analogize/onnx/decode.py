@@ -16,6 +16,22 @@ from analogize.onnx.manifest import RegionEntry, WeightEntry
 from analogize.onnx.storage import digest
 
 
+def find_weight(
+    entry: WeightEntry, tensors: dict[str, onnx.TensorProto]
+) -> onnx.TensorProto | None:
+    """A region's tensor: by its name, else an equal one that a tool has kept in its place."""
+    if entry.initializer in tensors:
+        return tensors[entry.initializer]
+    shape = entry.shape[:-2] + entry.shape[:-3:-1] if entry.transposed else entry.shape
+    for tensor in tensors.values():
+        stored = onnx.TensorProto.DataType.Name(tensor.data_type)
+        if stored != entry.storage or tuple(tensor.dims)[-len(shape) :] != shape:
+            continue
+        if digest(numpy_helper.to_array(tensor)) == entry.digest:
+            return tensor
+    return None
+
+
 def decode(entry: WeightEntry, tensor: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
     """Weights in weight units from what the file keeps of them.
 

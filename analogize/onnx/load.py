@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 from analogize.array import WeightArray
 from analogize.errors import ExportError
 from analogize.module import AnalogModule, DigitalProduct, Report
-from analogize.onnx.decode import decode, require_same_scales, require_unchanged
-from analogize.onnx.manifest import ConverterEntry, Manifest, RegionEntry, TileEntry
+from analogize.onnx.decode import decode, find_weight, require_same_scales, require_unchanged
+from analogize.onnx.manifest import CallEntry, ConverterEntry, Manifest, RegionEntry, TileEntry
 from analogize.onnx.operators import bind, run
 from analogize.onnx.read import load_model, read_manifest
 from analogize.ops import AnalogOp, NoiseMode, Region
@@ -67,12 +67,17 @@ class _Loader:
             for node in model.graph.node
             for index, name in enumerate(node.output)
         }
-        self.calls = {c.output: (r, c.input) for r in manifest.regions for c in r.calls}
+        self.outputs = {n.name: n.output[0] for n in model.graph.node if n.name and n.output}
+        self.calls = {self._output_of(c): (r, c.input) for r in manifest.regions for c in r.calls}
         self.root, self.graph = nn.Module(), fx.Graph()
         self.values: dict[str, fx.Node] = {}
         self.results: dict[int, fx.Node] = {}
         self.arrays: dict[str, tuple[WeightArray, str]] = {}
         self.paths: dict[str, str] = {}
+
+    def _output_of(self, call: CallEntry) -> str:
+        """The tensor that leaves a call's ADC, also where a tool has renamed it."""
+        return call.output if call.output in self.producers else self.outputs.get(call.last, "")
 
     def build(self) -> AnalogModule:
         for entry in self.manifest.regions:
@@ -172,7 +177,7 @@ class _Loader:
 
     def _operator(self, entry: RegionEntry) -> None:
         require_same_scales(entry, self.tensors, self.source)
-        lost = next((c.output for c in entry.calls if c.output not in self.producers), None)
+        lost = next((c.output for c in entry.calls if not self._output_of(c)), None)
         if lost is not None:
             raise ExportError(
                 f"{self.source}: region '{entry.id}' computes tensor '{lost}', and no node of the "
@@ -204,7 +209,7 @@ class _Loader:
     def _array(
         self, entry: RegionEntry, product: Product, target: spec.Target
     ) -> tuple[WeightArray, str]:
-        stored = self.tensors.get(entry.weight.initializer)
+        stored = find_weight(entry.weight, self.tensors)
         if stored is None:
             raise ExportError(
                 f"{self.source}: region '{entry.id}' has lost its tensor "

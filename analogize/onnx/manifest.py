@@ -174,6 +174,7 @@ class CallEntry(_Part):
     node: str = Field(description="Name of the product's node (flat) or of the call (functions).")
     input: str = Field(description="Tensor that enters the DAC.")
     output: str = Field(description="Tensor that leaves the ADC.")
+    last: str = Field(description="Name of the node that computes the output.")
 
 
 class RegionEntry(_Part):

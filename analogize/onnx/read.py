@@ -24,7 +24,7 @@ import onnx
 from onnx import numpy_helper
 
 from analogize.errors import ExportError
-from analogize.onnx.decode import decode, require_same_scales, require_unchanged
+from analogize.onnx.decode import decode, find_weight, require_same_scales, require_unchanged
 from analogize.onnx.manifest import DOMAIN, REGION_KEY, Manifest, RegionEntry, parse
 
 Sign = Literal["node metadata", "call node", "node name", "weight name"]
@@ -118,7 +118,7 @@ def _region(
 ) -> OnnxRegion:
     require_same_scales(entry, tensors, source)
     by, nodes = signs.get(entry.id, (None, []))
-    stored = tensors.get(entry.weight.initializer)
+    stored = find_weight(entry.weight, tensors)
     weight = None
     if stored is not None:
         raw = numpy_helper.to_array(stored)
