@@ -7,7 +7,6 @@ to be rescaled). A stage without bits has scale 1.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -20,21 +19,17 @@ from analogize.devices.cells import Reading, full_scale, simulate
 from analogize.devices.compensation import factors
 from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
+from analogize.devices.wires import Layout
 from analogize.errors import ChipError
 from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, to_codes
+from analogize.seeds import region_seed, version
 from analogize.targets import spec
 from analogize.targets.noise import acts_on_devices
 from analogize.weight_range import find_range
 
 aten = torch.ops.aten
 FRESH = Reading()
-
-
-def region_seed(seed: int, name: str) -> int:
-    """The seed of one region's draw: a hash, so that no order of visiting matters."""
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class WeightArray(FixedRange):
@@ -64,7 +59,9 @@ class WeightArray(FixedRange):
         ends = find_range(weight, product, settings, name)
         super().__init__(ends, settings.bits, settings.grid, matters=settings.range is not None)
         self.noise: tuple[spec.NoiseModel, ...] = target.noise
-        self.cell_bits = None if target.array is None else target.array.cell_bits
+        size = target.array
+        self.cell_bits = None if size is None else size.cell_bits
+        self.layout = None if size is None else Layout(product, self.shape, size.rows, size.cols)
         self.conductance, self.compensation = target.conductance, target.compensation
         self.register_buffer("chip", None, persistent=False)
         self.register_buffer("correction", None, persistent=False)
@@ -214,7 +211,7 @@ class WeightArray(FixedRange):
             largest = per_channel(self.product, clean).abs().amax(1)
             # A column of zeros has no scale of its own.
             full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
-        return simulate(clean, full, self.conductance, self.noise, reading, self.name)
+        return simulate(clean, full, self.conductance, self.noise, reading, self.name, self.layout)
 
     def digits(self, clean: Tensor) -> Tensor:
         """Clean codes as the digits that cells hold, stacked; themselves without bit slicing."""
@@ -229,9 +226,7 @@ class WeightArray(FixedRange):
     @property
     def cells_a_weight(self) -> int:
         """How many digits a weight has in the array; 1 without bit slicing."""
-        if self.cell_bits is None:
-            return 1
-        return digits_of(self._largest_code, self.cell_bits)
+        return 1 if self.cell_bits is None else digits_of(self._largest_code, self.cell_bits)
 
     @property
     def _largest_code(self) -> float:
@@ -290,7 +285,7 @@ class WeightArray(FixedRange):
             if correction.ndim:
                 correction = self.product.output_channels(correction)
         self.chip, self.correction = chip, correction
-        self._programmed_version = _version(weight)
+        self._programmed_version = version(weight)
 
     @torch.no_grad()
     def draw(self, weight: Tensor, seed: int, drift_time: float = 0.0, cycle: int = 0) -> Tensor:
@@ -317,8 +312,8 @@ class WeightArray(FixedRange):
             )
         if not torch.compiler.is_compiling():
             if self._programmed_version is None:
-                self._programmed_version = _version(weight)
-            elif self._programmed_version != _version(weight):
+                self._programmed_version = version(weight)
+            elif self._programmed_version != version(weight):
                 raise ChipError(
                     f"region '{self.name}': its weights changed after the chip was programmed; "
                     "call program(model, seed) again"
@@ -349,7 +344,3 @@ class WeightArray(FixedRange):
         if self.range.ndim > 1:
             return f"{tuple(self.shape)}, {bits}, per-channel range"
         return f"{tuple(self.shape)}, {bits}, [{self.range[0]:.4g}, {self.range[1]:.4g}]"
-
-
-def _version(weight: Tensor) -> int:
-    return -1 if weight.is_inference() else weight._version

@@ -15,8 +15,9 @@ from analogize import noise
 from analogize.array import WeightArray
 from analogize.devices.times import seconds
 from analogize.errors import ChipError
-from analogize.ops import AnalogOp, NoiseMode, Region, operators
+from analogize.ops import AnalogOp, NoiseMode, operators
 from analogize.quantize import clamp_
+from analogize.region import Region
 from analogize.targets.spec import Compensation, NoiseModel
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
@@ -23,6 +23,7 @@ from analogize.errors import CalibrationError
 from analogize.expression import Expression
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
+from analogize.region import Region
 from analogize.targets.spec import Target
 from analogize.tiled import TiledDifferentiable, Tiles, cut
 from analogize.tiled import infer as infer_tiled
@@ -35,35 +36,6 @@ running: list[AnalogOp] = []
 # Zero-centred codes up to this magnitude are exact in bfloat16 (8 significant bits).
 _EXACT_IN_BFLOAT16_BITS = 8
 _SAME = {dtype: Dtypes(dtype, dtype) for dtype in (torch.float32, torch.float64)}
-
-
-@dataclass(frozen=True)
-class Region:
-    """What one analog operator is, and where it comes from.
-
-    Attributes:
-        name: the module's path, or the parameter's for a functional call.
-        operator: ``linear``, ``conv2d``, ``conv_transpose1d``, ...
-        weight: the parameter's qualified name.
-        weight_shape: the parameter's shape.
-        bias: the qualified name of the parameter added digitally, or None.
-        index: position in the graph.
-        calls: how many calls the graph makes to this operator.
-        macs: multiply-accumulates on the example inputs, or None where none were given.
-        input_shape: shape of the operator's input on the example, or None.
-        output_shape: shape of its output, or None.
-    """
-
-    name: str
-    operator: str
-    weight: str
-    weight_shape: tuple[int, ...]
-    bias: str | None
-    index: int
-    calls: int = 1
-    macs: int | None = None
-    input_shape: tuple[int, ...] | None = None
-    output_shape: tuple[int, ...] | None = None
 
 
 class AnalogOp(nn.Module):

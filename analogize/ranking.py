@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize.array import WeightArray, region_seed
+from analogize.array import WeightArray
 from analogize.calls import device_of
 from analogize.chip import clip_weights, noise_level, noise_mode, weight_of
 from analogize.errors import EvaluationError
@@ -29,6 +29,7 @@ from analogize.inference import unpack
 from analogize.metrics import MetricLike
 from analogize.montecarlo import evaluate
 from analogize.ops import operators
+from analogize.seeds import region_seed
 
 _NOISE_DRAWS = 8
 

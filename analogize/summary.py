@@ -17,7 +17,8 @@ from analogize.cost import Work, estimate
 from analogize.devices.tiles import count
 from analogize.errors import AnalogizeError
 from analogize.module import DigitalProduct, Report
-from analogize.ops import AnalogOp, Region, operators
+from analogize.ops import AnalogOp, operators
+from analogize.region import Region
 
 
 @dataclass(frozen=True)

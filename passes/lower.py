@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from analogize.array import WeightArray
-from analogize.ops import AnalogOp, Region
+from analogize.ops import AnalogOp
 from analogize.passes.choice import Selected
 from analogize.passes.signature import PRODUCTS, attribute, bound_arguments, expand
 from analogize.product import Convolution, Linear, Product
+from analogize.region import Region
 from analogize.targets.spec import Target
 
 

@@ -8,13 +8,21 @@ import pytest
 import torch
 from torch import fx, nn
 
-from analogize.models import DigitsNet, LeNet5, cifar_resnet18_v2, cifar_resnet32
+from analogize.models import (
+    CaffeLeNet,
+    DigitsNet,
+    LeNet5,
+    cifar_resnet18_v2,
+    cifar_resnet32,
+)
 
-# LeNet-5: 156 + 2,416 + 48,120 + 10,164 + 850. ResNet-32: "0.46M" in He et al. 2015, table 6.
+# LeNet-5: 156 + 2,416 + 48,120 + 10,164 + 850. Caffe's: the sum
+# beside it, from its prototxt. ResNet-32: "0.46M" in He et al. 2015, table 6.
 # ResNet-18 v2: 11,171,146 as the pre-activation CIFAR version is usually counted, plus the closing
 # BatchNorm's 1,024 that He et al. 2016 put before the pooling.
 NETWORKS: list[tuple[Callable[..., nn.Module], tuple[int, int, int], int]] = [
     (LeNet5, (1, 28, 28), 61_706),
+    (CaffeLeNet, (1, 28, 28), 520 + 25_050 + 400_500 + 5_010),
     (DigitsNet, (1, 8, 8), 160 + 4_640 + 32_832 + 650),
     (cifar_resnet32, (3, 32, 32), 464_154),
     (cifar_resnet18_v2, (3, 32, 32), 11_171_146 + 1_024),

@@ -18,10 +18,11 @@ from analogize.frontends.discover import Discovery, Site, discover
 from analogize.frontends.intercept import Interception, Scope
 from analogize.frontends.leaf import rewrite_leaf, subclass
 from analogize.module import DigitalProduct
-from analogize.ops import AnalogOp, Region
+from analogize.ops import AnalogOp
 from analogize.passes.choice import Choices, Declined, Selected
 from analogize.passes.lower import layout
 from analogize.passes.request import Request
+from analogize.region import Region
 from analogize.targets.spec import Target
 
 

@@ -11,6 +11,6 @@ assemble.py  placeholders -> standard operators or calls of functions; names and
 exact.py     which outputs equal torch's bit for bit, and why not
 write.py     files that appear whole or not at all; external data
 read.py      regions of a file that other tools may have rewritten; decode.py their weights
-load.py      a file as a runnable analog module; operators.py, shaping.py and windows.py have its
-             digital operators
+load.py      a file as a runnable analog module: settings.py has its products and targets,
+             operators.py, shaping.py and windows.py its digital operators
 """

@@ -20,11 +20,13 @@ from analogize.array import WeightArray
 from analogize.errors import ExportError
 from analogize.module import AnalogModule, DigitalProduct, Report
 from analogize.onnx.decode import decode, find_weight, require_same_scales, require_unchanged
-from analogize.onnx.manifest import CallEntry, ConverterEntry, Manifest, RegionEntry, TileEntry
+from analogize.onnx.manifest import CallEntry, Manifest, RegionEntry
 from analogize.onnx.operators import bind, run
 from analogize.onnx.read import load_model, read_manifest
-from analogize.ops import AnalogOp, NoiseMode, Region
-from analogize.product import BatchedLinear, Convolution, Linear, Product
+from analogize.onnx.settings import product_of, target_of
+from analogize.ops import AnalogOp, NoiseMode
+from analogize.product import Product
+from analogize.region import Region
 from analogize.targets import spec
 
 _MODES: dict[str, NoiseMode] = {"none": "off", "runtime": "fresh", "programmed": "programmed"}
@@ -183,7 +185,7 @@ class _Loader:
                 f"{self.source}: region '{entry.id}' computes tensor '{lost}', and no node of the "
                 "graph does; it was removed or renamed: load the file as export_onnx() wrote it"
             )
-        product, target = _product(entry), _target(entry, self.manifest.target)
+        product, target = product_of(entry), target_of(entry, self.manifest.target)
         owner = _owner(entry)
         if owner not in self.arrays:
             self.arrays[owner] = self._array(entry, product, target)
@@ -235,69 +237,6 @@ class _Loader:
 
 def _owner(entry: RegionEntry) -> str:
     return entry.shares_array_with or entry.id
-
-
-def _product(entry: RegionEntry) -> Product:
-    if entry.kind == "linear":
-        return Linear()
-    if entry.kind == "batched_linear":
-        return BatchedLinear(entry.weight.shape[:-2])
-    values = entry.attributes
-
-    def sizes(key: str) -> tuple[int, ...]:
-        found = values.get(key, (0,))
-        return found if isinstance(found, tuple) else (found,)
-
-    groups = values["groups"]
-    assert isinstance(groups, int)
-    return Convolution(
-        entry.kind,
-        stride=sizes("stride"),
-        padding=sizes("padding"),
-        dilation=sizes("dilation"),
-        transposed="transpose" in entry.kind,
-        output_padding=sizes("output_padding"),
-        groups=groups,
-    )
-
-
-def _target(entry: RegionEntry, name: str) -> spec.Target:
-    """A target with this region's settings; its ranges are placeholders, filled in afterwards."""
-    weight = entry.weight
-    return spec.Target(
-        name=name,
-        weights=spec.Weights(
-            range=None if weight.range is None else spec.FixedRange(min=-1.0, max=1.0),
-            bits=weight.bits,
-            granularity=weight.granularity,
-            grid=weight.grid,
-        ),
-        conductance=entry.noise.conductance,
-        noise=entry.noise.models,
-        dac=_converter(entry.dac),
-        adc=_converter(entry.adc),
-        array=_tile(entry.tiles),
-    )
-
-
-def _tile(entry: TileEntry) -> spec.Array | None:
-    if entry.tile is None:
-        return None
-    return spec.Array(
-        rows=entry.tile[0],
-        cols=entry.tile[1],
-        tiling=entry.converts,
-        cell_bits=entry.cell_bits,
-        input_bits=entry.input_bits,
-    )
-
-
-def _converter(entry: ConverterEntry | None) -> spec.Converter:
-    if entry is None:
-        return spec.Converter()
-    if entry.range is None:
-        return spec.Converter(bits=entry.bits, grid=entry.grid, range=spec.FullRange())
-    return spec.Converter(bits=entry.bits, grid=entry.grid)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

@@ -257,6 +257,8 @@ def test_read_noise_is_drawn_for_every_product_of_a_programmed_chip(
     expected = variance(x, weight, 2 * weight.abs().max()).expand(3).sqrt()
     # Five standard errors of 20 000 draws: 5 / sqrt(4e4) = 2.5 %.
     assert_close(y.std(0), expected, rtol=0.025, atol=0)
+    # The mean is the noiseless product within five standard errors, 5 / sqrt(2e4) = 0.036 of it.
+    assert bool(((y.mean(0) - weight @ x).abs() < 0.036 * expected).all())
     with noise_mode(analog, "off"):
         assert_close(analog(x), weight @ x)
 
@@ -269,6 +271,7 @@ def test_output_noise_refers_to_the_adc() -> None:
     y = analog(torch.zeros(20_000, 50)).detach()
 
     assert float(y.std()) == pytest.approx(0.01 * 8, rel=0.015)  # 5 / sqrt(1.2e5)
+    assert float(y.mean()) == pytest.approx(0, abs=5 * 0.08 / math.sqrt(6e4))
 
 
 def test_custom_noise_on_devices_and_weights() -> None:
