@@ -67,17 +67,18 @@ def plan_regions(
         ExportError: weights that are not float32.
     """
     owners: dict[int, str] = {}
-    stored: dict[int, tuple[Tensor, Stored]] = {}
+    stored: dict[int, Stored] = {}
     plans: list[RegionPlan] = []
     names = _unique([op.region.name for op in operators])
     for name, op in zip(names, operators, strict=True):
         _require_exportable(op)
         key = id(op.array)
         owner = owners.setdefault(key, name)
+        # Floats of one region at a time: all of them would be a second copy of the model.
+        weights = _weights(model, op, noise, seed)
         if key not in stored:
-            weights = _weights(model, op, noise, seed)
-            stored[key] = weights, store(weights, op, noise == "programmed", storage)
-        weights, kept = stored[key]
+            stored[key] = store(weights, op, noise == "programmed", storage)
+        kept = stored[key]
         draws = noise == "runtime"
         correction = op.array.correction if noise == "programmed" and seed is None else None
         plans.append(

@@ -93,13 +93,15 @@ def store(weights: Tensor, op: AnalogOp, programmed: bool, wanted: WeightStorage
     if array.output_scale is not None and array.scale is not None and array.scale.ndim == 0:
         spread *= float(array.scale)
     axis = _channel_axis(op, values.ndim)
-    plain = Stored(values.numpy(), "FLOAT", transposed, None, one, None, spread, has_digits)
+    # Contiguous here, so that nobody needs another copy to write them.
+    floats = np.ascontiguousarray(values.numpy())
+    plain = Stored(floats, "FLOAT", transposed, None, one, None, spread, has_digits)
     if programmed or wanted == "float" or array.scale is None or array.bits is None:
         return plain
     if array.folded and array.scale.ndim and axis is None:
         return plain
     scale = array.scale.cpu().numpy() if array.folded else one
-    codes = values.numpy()
+    codes = floats
     if array.folded:
         codes = np.rint(codes / _along(scale, axis, codes.ndim))
     low, high = _bounds(array.low), _bounds(array.high)
