@@ -1,39 +1,47 @@
 """Choose what stays digital: the least work such that accuracy stays within a budget.
 
-A candidate is accepted only on chips that no earlier step has seen. The k-th candidate (k = 1, 2,
-...) is tested at level (1 - confidence) / 2^k, which add up to 1 - confidence: however many
-candidates fail, the chance to accept one that misses the budget stays below it (Student's t, so
-exact for normally distributed values).
+A candidate is accepted only on chips that no earlier step has seen, and on samples of their own
+where there are some. The k-th candidate (k = 1, 2, ...) is tested at level (1 - confidence) / 2^k,
+which add up to 1 - confidence: however many candidates fail, the chance to accept one that misses
+the budget stays below it. Tests end early only where they fail.
+
+The bound is Student's t: exact for chips that are normally distributed. With samples of their own,
+the errors from chips and from samples are added (Owen, "The pigeonhole bootstrap", Annals of
+Applied Statistics 1, 2007), with the degrees of freedom of the smaller number.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from glob import escape
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
+import torch
 import yaml
 from scipy import stats
 from torch import Tensor, nn
 
 from analogize.api import analogize
+from analogize.calls import device_of
+from analogize.drops import Drops, estimated, foreseen
 from analogize.errors import EvaluationError
 from analogize.estimate import Result
-from analogize.fingerprint import chip_seed
 from analogize.inference import unpack
-from analogize.montecarlo import evaluate
-from analogize.ops import AnalogOp, operators
+from analogize.montecarlo import check_arguments
+from analogize.ops import operators
+from analogize.progress import progress_bar
 from analogize.ranking import curvature_costs
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 
 # With so few regions every subset is tried, and the assignment found is the cheapest of all.
 _EXHAUSTIVE = 6
+# Below three chips a spread says next to nothing.
+_FIRST_LOOK = 3
+_SURE = 0.99
 
 
 class Assignment(Result):
@@ -43,13 +51,17 @@ class Assignment(Result):
         digital: Regions to keep digital, besides the target's own choices.
         digital_macs: Their multiply-accumulates for one sample.
         total_macs: Those of all regions of the analog model.
-        baseline: Accuracy of the digital model.
-        drop: Mean drop on the chips of the final test.
+        baseline: Accuracy of the digital model on the samples of the final test.
+        drop: Mean drop in the final test.
         bound: Upper confidence bound of the mean drop, at most ``max_drop``.
         max_drop: The budget.
         confidence: Stated for ``bound``, all candidates tested taken into account.
         chips: Chips of the final test.
+        samples: Samples of the final test.
+        unseen_samples: Whether these were no samples of the search, and ``bound`` holds for others
+            like them too; else it holds for all chips on these samples.
         tested: Candidates tested on fresh chips, the accepted one included.
+        passes: Passes of a chip through the data of search or tests that it took.
         optimal: Whether every cheaper subset was measured and failed; else the search was greedy.
         fragment: A target file that extends the target by this assignment.
     """
@@ -63,7 +75,10 @@ class Assignment(Result):
     max_drop: float
     confidence: float
     chips: int
+    samples: int
+    unseen_samples: bool
     tested: int
+    passes: int
     optimal: bool
     fragment: str
 
@@ -75,6 +90,7 @@ def assign(
     max_drop: float = 0.01,
     *,
     calibration: Iterable[Any] | None = None,
+    test_data: Iterable[Any] | None = None,
     confidence: float = 0.95,
     instances: int = 30,
     screening: int = 10,
@@ -86,7 +102,7 @@ def assign(
     Up to six regions every subset is tried in the order of its work. Beyond, regions are ordered by
     the loss that their noise and rounding is expected to cost for their work (one backward pass),
     the shortest sufficient start of that order is found by bisection, and regions that turn out
-    unnecessary are taken out again.
+    unnecessary are taken out again. A candidate far from the budget is settled by few chips.
 
     Args:
         model: The digital classifier.
@@ -94,91 +110,115 @@ def assign(
         target: What it is to run on.
         max_drop: Largest mean drop of accuracy against the digital model, 0.01 for one point.
         calibration: Batches that fix the ranges of converters, where the target has some.
+        test_data: Other batches to test candidates on. The budget then holds for samples that the
+            search has not seen as well; without, for all chips on ``data``.
         confidence: How sure the budget must be met by the mean over all chips.
         instances: Chips of each test.
-        screening: Chips that a candidate is tried on before it is worth a test.
+        screening: Most chips that a candidate is tried on before it is worth a test.
         seed: What the chips' seeds derive from.
-        progress: Whether to show progress bars.
+        progress: Whether to show a progress bar, on standard error.
 
     Raises:
         EvaluationError: Arguments or data do not fit.
         AnalogizeError: The model cannot be rewritten for the target.
     """
-    if not 0 < max_drop < 1 or not 0.5 <= confidence < 1 or min(instances, screening) < 2:
-        raise EvaluationError(
-            f"max_drop ({max_drop}) must lie between 0 and 1, confidence ({confidence}) between "
-            f"0.5 and 1, and instances ({instances}) and screening ({screening}) be at least 2"
-        )
+    _check(max_drop, confidence, instances, screening)
+    for batches in (data, test_data):
+        if batches is not None:
+            check_arguments(batches, instances, seed)
     loaded = load_target(target)
-    example, _, samples = unpack(next(iter(data)), 0, next(model.parameters()).device)
-    analog = analogize(
-        model.eval(), loaded, calibration, example_inputs=dict(example.kwargs) or example.args
-    )
-    macs = {op.region.name: (op.region.macs or 0) // samples for op in operators(analog)}
+    analog, macs = _rewritten(model, data, loaded, calibration)
+    with progress_bar(progress) as bar:
+        task = bar.add_task("", total=None)
 
-    def drops(names: Sequence[str], run: int, chips: int) -> list[float]:
-        with digital_regions(analog, names):
-            level = evaluate(
-                analog, data, "accuracy", None, chips, chip_seed(seed, run), progress=progress
-            ).levels[0]
-        values = level.values * chips if len(level.values) == 1 else level.values
-        return [baseline - value for value in values]
+        def watch(names: Sequence[str], chip: int) -> None:
+            text = f"{len(names)} of {len(macs)} regions digital, chip {chip}"
+            bar.update(task, description=text, advance=1)
 
-    baseline = 0.0
-    baseline = -drops(tuple(macs), 0, 1)[0]
+        seen = Drops(analog, data, seed, watch)
+        unseen = seen if test_data is None else Drops(analog, test_data, seed, watch)
 
-    def screened(names: Sequence[str]) -> list[float]:
-        return drops(names, 0, screening)
+        def screened(names: Sequence[str]) -> Tensor:
+            return _settled(islice(seen.series(names, 0), screening), max_drop)
 
-    def promises(names: Sequence[str]) -> bool:
-        found = screened(names)
-        error = statistics.stdev(found) / math.sqrt(len(found))
-        return statistics.fmean(found) + error <= max_drop
+        # What a test asks for: a drop that leaves room for its margin.
+        test_samples = None if test_data is None else unseen.samples
+        quantile = _quantile((1 - confidence) / 2, instances, test_samples)
 
-    exhaustive = len(macs) <= _EXHAUSTIVE
-    candidates: Iterable[tuple[str, ...]]
-    if exhaustive:
-        candidates = (c for c in _subsets(macs) if statistics.fmean(screened(c)) <= max_drop)
-    else:
-        candidates = _greedy(macs, _worth(analog, data, macs, seed), promises)
-    tested = 0
-    for names in candidates:
-        tested += 1
-        found = drops(names, tested, instances)
-        bound = _upper_bound(found, (1 - confidence) / 2**tested)
-        if bound <= max_drop:
-            break
+        def promises(names: Sequence[str]) -> bool:
+            drops = screened(names)
+            margin = quantile * foreseen(drops, instances, test_samples)
+            return float(drops.mean()) + math.hypot(estimated(drops).chips, margin) <= max_drop
+
+        exhaustive = len(macs) <= _EXHAUSTIVE
+        candidates: Iterable[tuple[str, ...]]
+        if exhaustive:
+            candidates = (c for c in _subsets(macs) if float(screened(c).mean()) <= max_drop)
+        else:
+            candidates = _greedy(macs, _worth(analog, data, macs, seed), promises)
+        for tested, names in enumerate(candidates, 1):
+            chips = islice(unseen.series(names, tested), instances)
+            found = _settled(chips, max_drop, early_success=False)
+            level = (1 - confidence) / 2**tested
+            bound = _upper_bound(found, level, samples=test_data is not None)
+            if bound <= max_drop and len(found) == instances:
+                break
     return Assignment(
         digital=tuple(names),
         digital_macs=sum(macs[name] for name in names),
         total_macs=sum(macs.values()),
-        baseline=baseline,
-        drop=statistics.fmean(found),
+        baseline=unseen.baseline,
+        drop=float(found.mean()),
         bound=bound,
         max_drop=max_drop,
         confidence=confidence,
         chips=len(found),
+        samples=found.shape[1],
+        unseen_samples=test_data is not None,
         tested=tested,
+        passes=seen.passes + (0 if unseen is seen else unseen.passes),
         optimal=exhaustive,
         fragment=_fragment(target, loaded, names),
     )
 
 
-@contextmanager
-def digital_regions(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Within the block the regions ``names`` compute their digital product."""
+def _check(max_drop: float, confidence: float, instances: int, screening: int) -> None:
+    if not 0 < max_drop < 1 or not 0.5 <= confidence < 1 or min(instances, screening) < 2:
+        raise EvaluationError(
+            f"max_drop ({max_drop}) must lie between 0 and 1, confidence ({confidence}) between "
+            f"0.5 and 1, and instances ({instances}) and screening ({screening}) be at least 2"
+        )
 
-    def ignore(x: Tensor, y: Tensor) -> None:
-        """The observer of a calibration makes an operator digital, and needs to see nothing."""
 
-    chosen: list[AnalogOp] = [op for op in operators(model) if op.region.name in names]
-    try:
-        for op in chosen:
-            op.observer = ignore
-        yield
-    finally:
-        for op in chosen:
-            op.observer = None
+def _rewritten(
+    model: nn.Module, data: Iterable[Any], target: Target, calibration: Iterable[Any] | None
+) -> tuple[nn.Module, dict[str, int]]:
+    """The analog model, and every region's multiply-accumulates for one sample."""
+    first = next(iter(data), None)
+    if first is None:
+        raise EvaluationError("the data hold no sample; give at least one batch")
+    example, _, samples = unpack(first, 0, device_of(model))
+    inputs = dict(example.kwargs) or example.args
+    analog = analogize(model.eval(), target, calibration, example_inputs=inputs)
+    macs = {op.region.name: (op.region.macs or 0) // samples for op in operators(analog)}
+    return analog, macs
+
+
+def _settled(chips: Iterator[Tensor], budget: float, *, early_success: bool = True) -> Tensor:
+    """Drops of ``chips``, stacked; no more than settle on which side of the budget they are.
+
+    Without ``early_success`` only a failure ends early: what is accepted has been on every chip.
+    """
+    found: list[Tensor] = []
+    for chip in chips:
+        found.append(chip)
+        if len(found) < _FIRST_LOOK:
+            continue
+        now = estimated(torch.stack(found))
+        margin = float(stats.t.ppf(_SURE, len(found) - 1)) * now.chips
+        if now.value - margin > budget or (early_success and now.value + margin <= budget):
+            break
+    return torch.stack(found)
 
 
 def _subsets(macs: dict[str, int]) -> list[tuple[str, ...]]:
@@ -214,11 +254,19 @@ def _greedy(
             yield tuple(n for n in macs if n in chosen)
 
 
-def _upper_bound(values: Sequence[float], level: float) -> float:
-    """One-sided upper confidence bound of the mean, wrong with probability ``level``."""
-    mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    quantile = float(stats.t.ppf(1 - level, len(values) - 1))
-    return mean + quantile * deviation / math.sqrt(len(values))
+def _upper_bound(drops: Tensor, level: float, *, samples: bool = False) -> float:
+    """One-sided upper confidence bound of the mean drop, wrong with probability ``level``.
+
+    Over chips on the samples of ``drops`` (chips, samples), or over samples like them as well.
+    """
+    found = estimated(drops)
+    error = found.error if samples else found.chips
+    return found.value + _quantile(level, len(drops), drops.shape[1] if samples else None) * error
+
+
+def _quantile(level: float, chips: int, samples: int | None) -> float:
+    smaller = chips if samples is None else min(chips, samples)
+    return float(stats.t.ppf(1 - level, smaller - 1))
 
 
 def _fragment(
