@@ -48,10 +48,10 @@ def export(folder: Path, layers: int, width: int) -> None:
             expected = analog(x)
     np.savez(folder / "expected.npz", x=x.numpy(), y=expected.numpy())
     sizes = ", ".join(f"{f.name} {f.stat().st_size / _MIB:.2f} MiB" for f in exported.files)
-    print(f"parameters {size:.0f} MiB; files: {sizes}; numerics exact: {exported.numerics.exact}")
-    print(
-        f"export: peak {before:.0f} MiB before, {after:.0f} MiB after: {(after - before) / size:.2f}"
-    )
+    promise = "equal" if exported.numerics.exact else "near"
+    print(f"parameters {size:.0f} MiB; files: {sizes}; promised: {promise}")
+    added = f"{after - before:.0f} MiB added, {(after - before) / size:.2f} of the parameters"
+    print(f"export: peak {before:.0f} MiB before, {added}")
 
 
 def check(folder: Path) -> None:

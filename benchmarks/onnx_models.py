@@ -47,6 +47,13 @@ class TokenTransformer(nn.Module):
         return logits
 
 
+def vit() -> nn.Module:
+    """ViT-B/16; torchvision makes its head zero, and zeros have no range."""
+    model = torchvision.models.vit_b_16()
+    nn.init.normal_(model.heads.head.weight, std=0.02)
+    return model
+
+
 def images(size: int) -> Callable[[int], Tensor]:
     """A maker of batches of random images."""
     return lambda batch: torch.randn(batch, 3, size, size)
@@ -61,7 +68,7 @@ def tokens(batch: int) -> Tensor:
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor], str]] = {
     "resnet18": (torchvision.models.resnet18, images(224), "pcm_4bit"),
     "mobilenet_v2": (torchvision.models.mobilenet_v2, images(224), "pcm_8bit"),
-    "vit_b_16": (torchvision.models.vit_b_16, images(224), "pcm_8bit"),
+    "vit_b_16": (vit, images(224), "pcm_8bit"),
     "transformer": (TokenTransformer, tokens, "pcm_8bit"),
     "resnet18, tiles": (torchvision.models.resnet18, images(64), "reram_wan2022"),
 }
