@@ -2,7 +2,7 @@
 
     python benchmarks/onnx_large.py [--layers 9] [--width 8192] [--folder DIR]
 
-Square linear layers with 8-bit DAC, weights and ADC, whose codes are kept as float32 (the choice
+Square linear layers on the target ``pcm_4bit``, whose weight codes are kept as float32 (the choice
 ``weights="float"``), so that the file passes 2 GiB with as few parameters as possible. Every stage
 runs in a process of its own, whose peak memory it reports.
 """
@@ -40,7 +40,7 @@ def export(folder: Path, layers: int, width: int) -> None:
     x = torch.rand(2, width)
     size = sum(p.numel() for p in model.parameters()) * 4 / _MIB
     with torch.no_grad():
-        analog = analogize(model, "pcm_8bit", calibration=[x], inplace=True)
+        analog = analogize(model, "pcm_4bit", calibration=[x], inplace=True)
         before = peak()
         exported = export_onnx(analog, folder / "model.onnx", x, weights="float")
         after = peak()

@@ -26,8 +26,13 @@ class Codes:
 
     @property
     def width(self) -> int:
-        """Bits of the unsigned type that holds them."""
-        return next(width for width in _UNSIGNED if width >= self.bits)
+        """Bits of the unsigned type that holds them.
+
+        4 bits only with a zero point of 0: onnxruntime 1.32 drops a Relu before a 4-bit
+        QuantizeLinear whatever its zero point, although only 0 makes the Relu redundant.
+        """
+        least = self.bits if self.low == 0 else max(self.bits, 8)
+        return next(width for width in _UNSIGNED if width >= least)
 
     @property
     def zero_point(self) -> Array:
