@@ -2,7 +2,7 @@
 
     python benchmarks/onnx_large.py [--layers 9] [--width 8192] [--folder DIR]
 
-Square linear layers on the target ``pcm_4bit``, whose weight codes are kept as float32 (the choice
+Square linear layers, whose weight codes are kept as float32 (the choice
 ``weights="float"``), so that the file passes 2 GiB with as few parameters as possible. Every stage
 runs in a process of its own, whose peak memory it reports.
 """
@@ -32,7 +32,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def export(folder: Path, layers: int, width: int) -> None:
+def export(folder: Path, layers: int, width: int, target: str) -> None:
     """Build, rewrite in place, and write; keeps an input and torch's output beside the file."""
     torch.manual_seed(0)
     stack = [m for _ in range(layers) for m in (nn.Linear(width, width, bias=False), nn.ReLU())]
@@ -40,7 +40,7 @@ def export(folder: Path, layers: int, width: int) -> None:
     x = torch.rand(2, width)
     size = sum(p.numel() for p in model.parameters()) * 4 / _MIB
     with torch.no_grad():
-        analog = analogize(model, "pcm_4bit", calibration=[x], inplace=True)
+        analog = analogize(model, target, calibration=[x], inplace=True)
         before = peak()
         exported = export_onnx(analog, folder / "model.onnx", x, weights="float")
         after = peak()
@@ -94,11 +94,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=9)
     parser.add_argument("--width", type=int, default=8192)
+    parser.add_argument("--target", default="pcm_8bit", help="pcm_4bit keeps sums below 2^24")
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
     parser.add_argument("--stage", choices=["export", *STAGES], help="one stage only")
     options = parser.parse_args()
     if options.stage == "export":
-        export(options.folder, options.layers, options.width)
+        export(options.folder, options.layers, options.width, options.target)
     elif options.stage is not None:
         STAGES[options.stage](options.folder)
     else:
@@ -106,7 +107,8 @@ def main() -> None:
             for stage in ("export", *STAGES):
                 command = [sys.executable, __file__, "--folder", folder, "--stage", stage]
                 sizes = ["--layers", str(options.layers), "--width", str(options.width)]
-                subprocess.run([*command, *sizes], check=True)
+                options_of = [*sizes, "--target", options.target]
+                subprocess.run([*command, *options_of], check=True)
 
 
 if __name__ == "__main__":
