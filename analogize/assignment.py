@@ -1,32 +1,22 @@
 """Choose what stays digital: the least work such that accuracy stays within a budget.
 
-A candidate is accepted only on chips that no earlier step has seen, and on samples of their own
-where there are some. The k-th candidate (k = 1, 2, ...) is tested at level (1 - confidence) / 2^k,
-which add up to 1 - confidence: however many candidates fail, the chance to accept one that misses
-the budget stays below it. Tests end early only where they fail.
-
-The bound is Student's t: exact for chips that are normally distributed. With samples of their own,
-the errors from chips and from samples are added (Owen, "The pigeonhole bootstrap", Annals of
-Applied Statistics 1, 2007), with the degrees of freedom of the smaller number.
+``analogize.assignment_search`` says how candidates are found and tested.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from glob import escape
-from itertools import combinations, islice
 from typing import Any
 
-import torch
 import yaml
-from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 from analogize.api import analogize
+from analogize.assignment_search import Search
 from analogize.calls import device_of
-from analogize.drops import Drops, estimated, foreseen
+from analogize.drops import Drops
 from analogize.errors import EvaluationError
 from analogize.estimate import Result
 from analogize.inference import unpack
@@ -39,9 +29,6 @@ from analogize.targets.spec import Target
 
 # With so few regions every subset is tried, and the assignment found is the cheapest of all.
 _EXHAUSTIVE = 6
-# Below three chips a spread says next to nothing.
-_FIRST_LOOK = 3
-_SURE = 0.99
 
 
 class Assignment(Result):
@@ -136,49 +123,28 @@ def assign(
             bar.update(task, description=text, advance=1)
 
         seen = Drops(analog, data, seed, watch)
-        unseen = seen if test_data is None else Drops(analog, test_data, seed, watch)
-
-        def screened(names: Sequence[str]) -> Tensor:
-            return _settled(islice(seen.series(names, 0), screening), max_drop)
-
-        # What a test asks for: a drop that leaves room for its margin.
-        test_samples = None if test_data is None else unseen.samples
-        quantile = _quantile((1 - confidence) / 2, instances, test_samples)
-
-        def promises(names: Sequence[str]) -> bool:
-            drops = screened(names)
-            margin = quantile * foreseen(drops, instances, test_samples)
-            return float(drops.mean()) + math.hypot(estimated(drops).chips, margin) <= max_drop
-
+        unseen = None if test_data is None else Drops(analog, test_data, seed, watch)
+        search = Search(seen, unseen, max_drop, confidence, instances, screening)
         exhaustive = len(macs) <= _EXHAUSTIVE
-        candidates: Iterable[tuple[str, ...]]
-        if exhaustive:
-            candidates = (c for c in _subsets(macs) if float(screened(c).mean()) <= max_drop)
-        else:
-            candidates = _greedy(macs, _worth(analog, data, macs, seed), promises)
-        for tested, names in enumerate(candidates, 1):
-            chips = islice(unseen.series(names, tested), instances)
-            found = _settled(chips, max_drop, early_success=False)
-            level = (1 - confidence) / 2**tested
-            bound = _upper_bound(found, level, samples=test_data is not None)
-            if bound <= max_drop and len(found) == instances:
-                break
+        order = () if exhaustive else _worth(analog, data, macs, seed)
+        tests = search.exhaustively(macs) if exhaustive else search.greedily(macs, order)
+        last = search.first_that_holds(tests)
     return Assignment(
-        digital=tuple(names),
-        digital_macs=sum(macs[name] for name in names),
+        digital=last.names,
+        digital_macs=sum(macs[name] for name in last.names),
         total_macs=sum(macs.values()),
-        baseline=unseen.baseline,
-        drop=float(found.mean()),
-        bound=bound,
+        baseline=search.tested_on.baseline,
+        drop=float(last.drops.mean()),
+        bound=last.bound,
         max_drop=max_drop,
         confidence=confidence,
-        chips=len(found),
-        samples=found.shape[1],
+        chips=last.drops.shape[0],
+        samples=last.drops.shape[1],
         unseen_samples=test_data is not None,
-        tested=tested,
-        passes=seen.passes + (0 if unseen is seen else unseen.passes),
+        tested=last.number,
+        passes=seen.passes + (0 if unseen is None else unseen.passes),
         optimal=exhaustive,
-        fragment=_fragment(target, loaded, names),
+        fragment=_fragment(target, loaded, last.names),
     )
 
 
@@ -204,69 +170,11 @@ def _rewritten(
     return analog, macs
 
 
-def _settled(chips: Iterator[Tensor], budget: float, *, early_success: bool = True) -> Tensor:
-    """Drops of ``chips``, stacked; no more than settle on which side of the budget they are.
-
-    Without ``early_success`` only a failure ends early: what is accepted has been on every chip.
-    """
-    found: list[Tensor] = []
-    for chip in chips:
-        found.append(chip)
-        if len(found) < _FIRST_LOOK:
-            continue
-        now = estimated(torch.stack(found))
-        margin = float(stats.t.ppf(_SURE, len(found) - 1)) * now.chips
-        if now.value - margin > budget or (early_success and now.value + margin <= budget):
-            break
-    return torch.stack(found)
-
-
-def _subsets(macs: dict[str, int]) -> list[tuple[str, ...]]:
-    """Every subset, the least work first; the whole, which drops nothing, comes last."""
-    every = [c for size in range(len(macs) + 1) for c in combinations(macs, size)]
-    return sorted(every, key=lambda names: (sum(macs[n] for n in names), len(names)))
-
-
 def _worth(model: nn.Module, data: Iterable[Any], macs: dict[str, int], seed: int) -> list[str]:
     """Regions by the expected loss that keeping each digital saves for its work, best first."""
     costs = curvature_costs(model, data, seed, rounding=True)
     saved = {op.region.name: costs.get(op.array.name, 0.0) for op in operators(model)}
     return sorted(macs, key=lambda name: -saved[name] / max(macs[name], 1))
-
-
-def _greedy(
-    macs: dict[str, int], order: Sequence[str], promises: Callable[[Sequence[str]], bool]
-) -> Iterator[tuple[str, ...]]:
-    """A small set that promises to suffice, then ever larger ones, to the whole."""
-    low, high = 0, len(order)  # the whole drops nothing
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if promises(order[:middle]) else (middle + 1, high)
-    chosen = list(order[:high])
-    for name in sorted(chosen, key=lambda name: -macs[name]):
-        fewer = [n for n in chosen if n != name]
-        if promises(fewer):
-            chosen = fewer
-    yield tuple(name for name in macs if name in chosen)
-    for name in order:
-        if name not in chosen:
-            chosen.append(name)
-            yield tuple(n for n in macs if n in chosen)
-
-
-def _upper_bound(drops: Tensor, level: float, *, samples: bool = False) -> float:
-    """One-sided upper confidence bound of the mean drop, wrong with probability ``level``.
-
-    Over chips on the samples of ``drops`` (chips, samples), or over samples like them as well.
-    """
-    found = estimated(drops)
-    error = found.error if samples else found.chips
-    return found.value + _quantile(level, len(drops), drops.shape[1] if samples else None) * error
-
-
-def _quantile(level: float, chips: int, samples: int | None) -> float:
-    smaller = chips if samples is None else min(chips, samples)
-    return float(stats.t.ppf(1 - level, smaller - 1))
 
 
 def _fragment(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from analogize import analogize, evaluate, regions
 from analogize.analyze import assign
-from analogize.assignment import _settled, _subsets, _upper_bound
+from analogize.assignment_search import settled, subsets, upper_bound
 from analogize.drops import Drops, digital_regions, estimated
 from analogize.errors import EvaluationError
 from analogize.fingerprint import chip_seed
@@ -84,7 +84,7 @@ def test_digital_regions_are_the_rewriting_without_them(trained) -> None:
 
 
 def test_subsets_come_by_their_work() -> None:
-    found = _subsets({"a": 5, "b": 1, "c": 3})
+    found = subsets({"a": 5, "b": 1, "c": 3})
     assert found[:4] == [(), ("b",), ("c",), ("b", "c")]
     assert found[-1] == ("a", "b", "c")
 
@@ -92,10 +92,10 @@ def test_subsets_come_by_their_work() -> None:
 def test_upper_bound_is_students() -> None:
     # t(0.95, 2 degrees of freedom) = 2.920, mean 2, standard error 1 / sqrt(3).
     drops = torch.tensor([[0.0, 2, 1], [3, 1, 2], [4, 2, 3]]).double()
-    assert _upper_bound(drops, 0.05) == pytest.approx(2 + 2.920 / 3**0.5, abs=1e-3)
+    assert upper_bound(drops, 0.05) == pytest.approx(2 + 2.920 / 3**0.5, abs=1e-3)
     # Samples have means 7/3, 5/3 and 2, so a standard error of (1/3) / sqrt(3) more.
     both = (1 / 3 + 1 / 27) ** 0.5
-    assert _upper_bound(drops, 0.05, samples=True) == pytest.approx(2 + 2.920 * both, abs=1e-3)
+    assert upper_bound(drops, 0.05, samples=True) == pytest.approx(2 + 2.920 * both, abs=1e-3)
 
 
 def test_the_bound_over_samples_errs_no_more_often_than_stated() -> None:
@@ -105,8 +105,8 @@ def test_the_bound_over_samples_errs_no_more_often_than_stated() -> None:
     for _ in range(1000):
         # Chip and sample effects around a true mean of 0.
         drops = torch.randn(30, 1) * 0.1 + torch.randn(1, 200) * 1.0 + torch.randn(30, 200)
-        wrong += _upper_bound(drops, 0.05, samples=True) < 0
-        alone += _upper_bound(drops, 0.05) < 0
+        wrong += upper_bound(drops, 0.05, samples=True) < 0
+        alone += upper_bound(drops, 0.05) < 0
     assert wrong / 1000 <= 0.05 + 3 * 0.007  # the binomial's deviation is 0.7 %
     assert alone / 1000 > 0.2
 
@@ -123,7 +123,7 @@ def test_the_bound_over_samples_errs_no_more_often_than_stated() -> None:
 )
 def test_only_what_is_settled_ends_early(values, early: bool, used: int) -> None:
     chips = iter([torch.tensor([value, value]) for value in values])
-    assert len(_settled(chips, 0.1, early_success=early)) == used
+    assert len(settled(chips, 0.1, early_success=early)) == used
 
 
 def test_drops_are_those_of_evaluate_sample_by_sample(trained) -> None:
