@@ -15,6 +15,7 @@ from rich.table import Table
 from analogize.cli.fit import fit_command
 from analogize.errors import TargetError
 from analogize.targets.describe import json_schema
+from analogize.targets.dialect import dump_inline
 from analogize.targets.formula import formula
 from analogize.targets.load import load_target, names, sources
 from analogize.targets.spec import (
@@ -140,6 +141,9 @@ def _settings(target: Target) -> Table:
     table.add_row("array", _array(target.array))
     table.add_row("energies", _cost(target.cost))
     table.add_row("digital", escape(_digital(target.digital)))
+    for override in target.overrides:
+        given = override.model_dump(mode="json", exclude_unset=True, exclude={"regions"})
+        table.add_row("but", escape(f"{', '.join(override.regions)}: {dump_inline(given)}"))
     return table
 
 
