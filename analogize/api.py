@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 
 from analogize.calibrate import calibrate
 from analogize.calls import Call, batch_call, device_of, example_call
-from analogize.counting import census
+from analogize.copying import copied
+from analogize.counting import census, eval_mode, is_lazy, is_uninitialized
 from analogize.errors import CalibrationError, CaptureError
 from analogize.frontends.choose import Capture, rewrite
 from analogize.ops import AnalogOp, operators
@@ -73,15 +74,28 @@ def analogize(
             "with noise_level() and noise_mode()"
         )
     example, batches = _first_call(model, calibration, example_inputs)
+    _refuse_lazy(model, example)
     original = None if example is None else census(model, example)
     request = Request(example, None if original is None else original.output, tuple(digital))
-    working = model if inplace else copy.deepcopy(model)
+    working = model if inplace else copied(model)
+    if is_lazy(working) and example is not None:
+        with eval_mode(working), torch.no_grad():
+            example(working)
     captured = rewrite(working, loaded, request, original, capture)
     if not operators(captured):
         raise CaptureError(_nothing_to_rewrite(captured))
     if batches is not None:
         calibrate(captured, batches)
     return captured
+
+
+def _refuse_lazy(model: nn.Module, example: Call | None) -> None:
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if example is None and is_uninitialized(tensor):
+            raise CaptureError(
+                f"'{name}' has no shape before the model's first call; pass example_inputs or "
+                "calibration data, which are used to find it, or call the model once"
+            )
 
 
 def _nothing_to_rewrite(model: nn.Module) -> str:

@@ -19,10 +19,10 @@ from analogize.devices.cells import Reading, full_scale, simulate
 from analogize.devices.compensation import factors
 from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
-from analogize.errors import ChipError
+from analogize.devices.wires import Layout
 from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, to_codes
-from analogize.seeds import region_seed, version
+from analogize.seeds import no_chip, outdated, region_seed, versions
 from analogize.targets import spec
 from analogize.targets.noise import acts_on_devices
 from analogize.weight_range import find_range
@@ -58,11 +58,14 @@ class WeightArray(FixedRange):
         ends = find_range(weight, product, settings, name)
         super().__init__(ends, settings.bits, settings.grid, matters=settings.range is not None)
         self.noise: tuple[spec.NoiseModel, ...] = target.noise
-        self.cell_bits = None if target.array is None else target.array.cell_bits
+        size = target.array
+        self.cell_bits = None if size is None else size.cell_bits
+        self.layout = None if size is None else Layout(product, self.shape, size.rows, size.cols)
         self.conductance, self.compensation = target.conductance, target.compensation
         self.register_buffer("chip", None, persistent=False)
         self.register_buffer("correction", None, persistent=False)
         self._programmed_version: int | None = None
+        self._behind: tuple[Tensor, ...] = ()
 
     @property
     def is_pending(self) -> bool:
@@ -208,7 +211,7 @@ class WeightArray(FixedRange):
             largest = per_channel(self.product, clean).abs().amax(1)
             # A column of zeros has no scale of its own.
             full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
-        return simulate(clean, full, self.conductance, self.noise, reading, self.name)
+        return simulate(clean, full, self.conductance, self.noise, reading, self.name, self.layout)
 
     def digits(self, clean: Tensor) -> Tensor:
         """Clean codes as the digits that cells hold, stacked; themselves without bit slicing."""
@@ -223,9 +226,7 @@ class WeightArray(FixedRange):
     @property
     def cells_a_weight(self) -> int:
         """How many digits a weight has in the array; 1 without bit slicing."""
-        if self.cell_bits is None:
-            return 1
-        return digits_of(self._largest_code, self.cell_bits)
+        return 1 if self.cell_bits is None else digits_of(self._largest_code, self.cell_bits)
 
     @property
     def _largest_code(self) -> float:
@@ -267,8 +268,11 @@ class WeightArray(FixedRange):
         drift_time: float = 0.0,
         compensation: spec.Compensation | None = None,
         cycle: int = 0,
+        behind: tuple[Tensor, ...] = (),
     ) -> None:
         """Draw this array's part of chip ``seed``, read at ``drift_time``, and keep it.
+
+        A computed weight has the parameters ``behind`` it, whose change makes the chip invalid.
 
         Raises:
             ChipError: the time is outside the range of a noise model.
@@ -284,7 +288,7 @@ class WeightArray(FixedRange):
             if correction.ndim:
                 correction = self.product.output_channels(correction)
         self.chip, self.correction = chip, correction
-        self._programmed_version = version(weight)
+        self._behind, self._programmed_version = behind, versions(weight, behind)
 
     @torch.no_grad()
     def draw(self, weight: Tensor, seed: int, drift_time: float = 0.0, cycle: int = 0) -> Tensor:
@@ -306,17 +310,13 @@ class WeightArray(FixedRange):
             ChipError: nothing was programmed, or the weights have changed since.
         """
         if self.chip is None:
-            raise ChipError(
-                f"region '{self.name}': no chip is programmed; call program(model, seed) first"
-            )
+            raise no_chip(self.name)
         if not torch.compiler.is_compiling():
+            now = versions(weight, self._behind)
             if self._programmed_version is None:
-                self._programmed_version = version(weight)
-            elif self._programmed_version != version(weight):
-                raise ChipError(
-                    f"region '{self.name}': its weights changed after the chip was programmed; "
-                    "call program(model, seed) again"
-                )
+                self._programmed_version = now
+            elif self._programmed_version != now:
+                raise outdated(self.name)
         return self.chip
 
     def erase(self) -> None:

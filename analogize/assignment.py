@@ -1,33 +1,28 @@
 """Choose what stays digital: the least work such that accuracy stays within a budget.
 
-A candidate is accepted only on chips that no earlier step has seen. The k-th candidate (k = 1, 2,
-...) is tested at level (1 - confidence) / 2^k, which add up to 1 - confidence: however many
-candidates fail, the chance to accept one that misses the budget stays below it (Student's t, so
-exact for normally distributed values).
+``analogize.assignment_search`` says how candidates are found and tested.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from glob import escape
-from itertools import combinations
 from typing import Any
 
 import yaml
-from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 from analogize.api import analogize
+from analogize.assignment_search import Search
+from analogize.calls import device_of
+from analogize.drops import Drops
 from analogize.errors import EvaluationError
 from analogize.estimate import Result
-from analogize.fingerprint import chip_seed
 from analogize.inference import unpack
-from analogize.montecarlo import evaluate
-from analogize.ops import AnalogOp, operators
+from analogize.montecarlo import check_arguments
+from analogize.ops import operators
+from analogize.progress import progress_bar
 from analogize.ranking import curvature_costs
 from analogize.targets import load_target
 from analogize.targets.spec import Target
@@ -43,13 +38,17 @@ class Assignment(Result):
         digital: Regions to keep digital, besides the target's own choices.
         digital_macs: Their multiply-accumulates for one sample.
         total_macs: Those of all regions of the analog model.
-        baseline: Accuracy of the digital model.
-        drop: Mean drop on the chips of the final test.
+        baseline: Accuracy of the digital model on the samples of the final test.
+        drop: Mean drop in the final test.
         bound: Upper confidence bound of the mean drop, at most ``max_drop``.
         max_drop: The budget.
         confidence: Stated for ``bound``, all candidates tested taken into account.
         chips: Chips of the final test.
+        samples: Samples of the final test.
+        unseen_samples: Whether these were no samples of the search, and ``bound`` holds for others
+            like them too; else it holds for all chips on these samples.
         tested: Candidates tested on fresh chips, the accepted one included.
+        passes: Passes of a chip through the data of search or tests that it took.
         optimal: Whether every cheaper subset was measured and failed; else the search was greedy.
         fragment: A target file that extends the target by this assignment.
     """
@@ -63,7 +62,10 @@ class Assignment(Result):
     max_drop: float
     confidence: float
     chips: int
+    samples: int
+    unseen_samples: bool
     tested: int
+    passes: int
     optimal: bool
     fragment: str
 
@@ -75,6 +77,7 @@ def assign(
     max_drop: float = 0.01,
     *,
     calibration: Iterable[Any] | None = None,
+    test_data: Iterable[Any] | None = None,
     confidence: float = 0.95,
     instances: int = 30,
     screening: int = 10,
@@ -86,7 +89,7 @@ def assign(
     Up to six regions every subset is tried in the order of its work. Beyond, regions are ordered by
     the loss that their noise and rounding is expected to cost for their work (one backward pass),
     the shortest sufficient start of that order is found by bisection, and regions that turn out
-    unnecessary are taken out again.
+    unnecessary are taken out again. A candidate far from the budget is settled by few chips.
 
     Args:
         model: The digital classifier.
@@ -94,97 +97,77 @@ def assign(
         target: What it is to run on.
         max_drop: Largest mean drop of accuracy against the digital model, 0.01 for one point.
         calibration: Batches that fix the ranges of converters, where the target has some.
+        test_data: Other batches to test candidates on. The budget then holds for samples that the
+            search has not seen as well; without, for all chips on ``data``.
         confidence: How sure the budget must be met by the mean over all chips.
         instances: Chips of each test.
-        screening: Chips that a candidate is tried on before it is worth a test.
+        screening: Most chips that a candidate is tried on before it is worth a test.
         seed: What the chips' seeds derive from.
-        progress: Whether to show progress bars.
+        progress: Whether to show a progress bar, on standard error.
 
     Raises:
         EvaluationError: Arguments or data do not fit.
         AnalogizeError: The model cannot be rewritten for the target.
     """
+    _check(max_drop, confidence, instances, screening)
+    for batches in (data, test_data):
+        if batches is not None:
+            check_arguments(batches, instances, seed)
+    loaded = load_target(target)
+    analog, macs = _rewritten(model, data, loaded, calibration)
+    with progress_bar(progress) as bar:
+        task = bar.add_task("", total=None)
+
+        def watch(names: Sequence[str], chip: int) -> None:
+            text = f"{len(names)} of {len(macs)} regions digital, chip {chip}"
+            bar.update(task, description=text, advance=1)
+
+        seen = Drops(analog, data, seed, watch)
+        unseen = None if test_data is None else Drops(analog, test_data, seed, watch)
+        search = Search(seen, unseen, max_drop, confidence, instances, screening)
+        exhaustive = len(macs) <= _EXHAUSTIVE
+        order = () if exhaustive else _worth(analog, data, macs, seed)
+        tests = search.exhaustively(macs) if exhaustive else search.greedily(macs, order)
+        last = search.first_that_holds(tests)
+    return Assignment(
+        digital=last.names,
+        digital_macs=sum(macs[name] for name in last.names),
+        total_macs=sum(macs.values()),
+        baseline=search.tested_on.baseline,
+        drop=float(last.drops.mean()),
+        bound=last.bound,
+        max_drop=max_drop,
+        confidence=confidence,
+        chips=last.drops.shape[0],
+        samples=last.drops.shape[1],
+        unseen_samples=test_data is not None,
+        tested=last.number,
+        passes=seen.passes + (0 if unseen is None else unseen.passes),
+        optimal=exhaustive,
+        fragment=_fragment(target, loaded, last.names),
+    )
+
+
+def _check(max_drop: float, confidence: float, instances: int, screening: int) -> None:
     if not 0 < max_drop < 1 or not 0.5 <= confidence < 1 or min(instances, screening) < 2:
         raise EvaluationError(
             f"max_drop ({max_drop}) must lie between 0 and 1, confidence ({confidence}) between "
             f"0.5 and 1, and instances ({instances}) and screening ({screening}) be at least 2"
         )
-    loaded = load_target(target)
-    example, _, samples = unpack(next(iter(data)), 0, next(model.parameters()).device)
-    analog = analogize(
-        model.eval(), loaded, calibration, example_inputs=dict(example.kwargs) or example.args
-    )
+
+
+def _rewritten(
+    model: nn.Module, data: Iterable[Any], target: Target, calibration: Iterable[Any] | None
+) -> tuple[nn.Module, dict[str, int]]:
+    """The analog model, and every region's multiply-accumulates for one sample."""
+    first = next(iter(data), None)
+    if first is None:
+        raise EvaluationError("the data hold no sample; give at least one batch")
+    example, _, samples = unpack(first, 0, device_of(model))
+    inputs = dict(example.kwargs) or example.args
+    analog = analogize(model.eval(), target, calibration, example_inputs=inputs)
     macs = {op.region.name: (op.region.macs or 0) // samples for op in operators(analog)}
-
-    def drops(names: Sequence[str], run: int, chips: int) -> list[float]:
-        with digital_regions(analog, names):
-            level = evaluate(
-                analog, data, "accuracy", None, chips, chip_seed(seed, run), progress=progress
-            ).levels[0]
-        values = level.values * chips if len(level.values) == 1 else level.values
-        return [baseline - value for value in values]
-
-    baseline = 0.0
-    baseline = -drops(tuple(macs), 0, 1)[0]
-
-    def screened(names: Sequence[str]) -> list[float]:
-        return drops(names, 0, screening)
-
-    def promises(names: Sequence[str]) -> bool:
-        found = screened(names)
-        error = statistics.stdev(found) / math.sqrt(len(found))
-        return statistics.fmean(found) + error <= max_drop
-
-    exhaustive = len(macs) <= _EXHAUSTIVE
-    candidates: Iterable[tuple[str, ...]]
-    if exhaustive:
-        candidates = (c for c in _subsets(macs) if statistics.fmean(screened(c)) <= max_drop)
-    else:
-        candidates = _greedy(macs, _worth(analog, data, macs, seed), promises)
-    tested = 0
-    for names in candidates:
-        tested += 1
-        found = drops(names, tested, instances)
-        bound = _upper_bound(found, (1 - confidence) / 2**tested)
-        if bound <= max_drop:
-            break
-    return Assignment(
-        digital=tuple(names),
-        digital_macs=sum(macs[name] for name in names),
-        total_macs=sum(macs.values()),
-        baseline=baseline,
-        drop=statistics.fmean(found),
-        bound=bound,
-        max_drop=max_drop,
-        confidence=confidence,
-        chips=len(found),
-        tested=tested,
-        optimal=exhaustive,
-        fragment=_fragment(target, loaded, names),
-    )
-
-
-@contextmanager
-def digital_regions(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Within the block the regions ``names`` compute their digital product."""
-
-    def ignore(x: Tensor, y: Tensor) -> None:
-        """The observer of a calibration makes an operator digital, and needs to see nothing."""
-
-    chosen: list[AnalogOp] = [op for op in operators(model) if op.region.name in names]
-    try:
-        for op in chosen:
-            op.observer = ignore
-        yield
-    finally:
-        for op in chosen:
-            op.observer = None
-
-
-def _subsets(macs: dict[str, int]) -> list[tuple[str, ...]]:
-    """Every subset, the least work first; the whole, which drops nothing, comes last."""
-    every = [c for size in range(len(macs) + 1) for c in combinations(macs, size)]
-    return sorted(every, key=lambda names: (sum(macs[n] for n in names), len(names)))
+    return analog, macs
 
 
 def _worth(model: nn.Module, data: Iterable[Any], macs: dict[str, int], seed: int) -> list[str]:
@@ -192,33 +175,6 @@ def _worth(model: nn.Module, data: Iterable[Any], macs: dict[str, int], seed: in
     costs = curvature_costs(model, data, seed, rounding=True)
     saved = {op.region.name: costs.get(op.array.name, 0.0) for op in operators(model)}
     return sorted(macs, key=lambda name: -saved[name] / max(macs[name], 1))
-
-
-def _greedy(
-    macs: dict[str, int], order: Sequence[str], promises: Callable[[Sequence[str]], bool]
-) -> Iterator[tuple[str, ...]]:
-    """A small set that promises to suffice, then ever larger ones, to the whole."""
-    low, high = 0, len(order)  # the whole drops nothing
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if promises(order[:middle]) else (middle + 1, high)
-    chosen = list(order[:high])
-    for name in sorted(chosen, key=lambda name: -macs[name]):
-        fewer = [n for n in chosen if n != name]
-        if promises(fewer):
-            chosen = fewer
-    yield tuple(name for name in macs if name in chosen)
-    for name in order:
-        if name not in chosen:
-            chosen.append(name)
-            yield tuple(n for n in macs if n in chosen)
-
-
-def _upper_bound(values: Sequence[float], level: float) -> float:
-    """One-sided upper confidence bound of the mean, wrong with probability ``level``."""
-    mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    quantile = float(stats.t.ppf(1 - level, len(values) - 1))
-    return mean + quantile * deviation / math.sqrt(len(values))
 
 
 def _fragment(

@@ -8,8 +8,6 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from analogize import noise
 from analogize.array import WeightArray
@@ -18,6 +16,7 @@ from analogize.errors import ChipError
 from analogize.ops import AnalogOp, NoiseMode, operators
 from analogize.quantize import clamp_
 from analogize.region import Region
+from analogize.stored import sources, stored_weight
 from analogize.targets.spec import Compensation, NoiseModel
 
 
@@ -60,14 +59,11 @@ def program(
         allowed = ", ".join(map(repr, get_args(Compensation)))
         raise ChipError(f"compensation {compensation!r} is unknown; allowed are {allowed}")
     time = seconds(drift_time)
-    for array, weight in _weights(model):
-        array.program(weight, seed, time, compensation, cycle)
-
-
-def _weights(model: nn.Module) -> list[tuple[WeightArray, Tensor]]:
-    """Every array once, with its weight."""
-    unique = {id(op.array): (op.array, weight_of(model, op)) for op in _require_operators(model)}
-    return list(unique.values())
+    unique = {id(op.array): op for op in _require_operators(model)}
+    for op in unique.values():
+        weight = weight_of(model, op)
+        behind = sources(model, op.region.weight, op.expression)
+        op.array.program(weight, seed, time, compensation, cycle, behind)
 
 
 def erase(model: nn.Module) -> None:
@@ -78,22 +74,7 @@ def erase(model: nn.Module) -> None:
 
 def weight_of(model: nn.Module, op: AnalogOp) -> Tensor:
     """The weight that ``op`` multiplies by: the parameter itself, or what computes it."""
-    if op.expression is not None:
-        return op.expression.evaluate(model)
-    path, _, name = op.region.weight.rpartition(".")
-    owner = model.get_submodule(path)
-    _refresh_by_hook(owner, name)
-    weight: Tensor = getattr(owner, name)
-    return weight
-
-
-def _refresh_by_hook(owner: nn.Module, name: str) -> None:
-    """Compute ``owner``'s weight anew where a hook of torch's old weight norm does before calls."""
-    for hook in owner._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm) and hook.name == name:
-            setattr(owner, name, hook.compute_weight(owner))
-        elif isinstance(hook, SpectralNorm) and hook.name == name:
-            setattr(owner, name, hook.compute_weight(owner, do_power_iteration=False))
+    return stored_weight(model, op.region.weight, op.expression)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ class ConverterUse(NamedTuple):
         region: The region.
         name: ``"DAC"`` or ``"ADC"``.
         bits: Resolution, or None without a conversion.
-        range: The converter's range in the model's units, or None without one.
+        range: The converter's range in the model's units; None without one, and where an ADC covers
+            every sum that a tile can produce.
         clipped: Share of the values beyond the range; 0 without one.
         counts: Histogram counts, in equal bins.
         edges: First and last edge of the histogram.
@@ -44,6 +45,8 @@ class ConverterUse(NamedTuple):
 def converter_use(model: nn.Module, data: Iterable[Any]) -> tuple[ConverterUse, ...]:
     """Run ``data`` through the digital products and look at what enters and leaves each array.
 
+    Where tiles convert their own sums, the ADC meets these partial sums.
+
     Args:
         model: A rewritten model.
         data: Batches of (inputs, targets).
@@ -59,7 +62,7 @@ def converter_use(model: nn.Module, data: Iterable[Any]) -> tuple[ConverterUse, 
     samples = {op: (Sample(_KEPT_VALUES), Sample(_KEPT_VALUES)) for op in ops}
 
     def observe(op: AnalogOp, x: Tensor, y: Tensor) -> None:
-        for sample, values in zip(samples[op], (x, y), strict=True):
+        for sample, values in zip(samples[op], (x, op.conversions(y)), strict=True):
             sample.add(values)
 
     device = device_of(model)

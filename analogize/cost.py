@@ -4,15 +4,16 @@ For a region whose matrix has ``groups`` blocks of K rows and N columns, on tile
 multiplies V vectors (its multiply-accumulates over groups K N)::
 
     ADC conversions = V groups N ceil(K / R) i w     i, w: digits of an input, of a weight
-    DAC conversions = V groups K ceil(N / C) i
+    DAC conversions = V groups K ceil(N / C) i w     each digit of a weight has tiles of its own
 
 With ``tiling: false`` the sum is converted once for all tiles: ceil(K / R) and the digits become 1;
 without an array size so does ceil(N / C). A converter without bits converts nothing. ::
 
     energy = ADC conversions e_ADC + DAC conversions e_DAC + digital multiply-accumulates e_MAC
 
-with the target's ``cost`` figures. The cells' own energy, wires, memory, control, additions of
-partial sums and everything digital that is no product are left out: a lower bound, no prediction.
+with the target's ``cost`` figures; where it has not all of them, the energy of the parts that it
+knows, and the rest named. The cells' own energy, wires, memory, control, additions of partial sums
+and everything digital that is no product are left out: a lower bound, no prediction.
 """
 
 from __future__ import annotations
@@ -48,18 +49,28 @@ class Work:
     figures: Cost | None
 
     @property
+    def _parts(self) -> tuple[tuple[int, float | None, str], ...]:
+        cost = self.figures or Cost()
+        return (
+            (self.adc, cost.adc, "ADC conversions"),
+            (self.dac, cost.dac, "DAC conversions"),
+            (self.digital_macs, cost.digital_mac, "digital multiply-accumulates"),
+        )
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What there is of, but of which the target gives no energy."""
+        return tuple(name for count, each, name in self._parts if count and each is None)
+
+    @property
+    def known_energy(self) -> float:
+        """Picojoules for the example inputs of what the target gives an energy of."""
+        return sum(count * (each or 0.0) for count, each, _ in self._parts)
+
+    @property
     def energy(self) -> float | None:
         """Picojoules for the example inputs; None where the target lacks a figure that counts."""
-        if self.figures is None:
-            return None
-        parts = (
-            (self.adc, self.figures.adc),
-            (self.dac, self.figures.dac),
-            (self.digital_macs, self.figures.digital_mac),
-        )
-        if any(count and each is None for count, each in parts):
-            return None
-        return sum(count * (each or 0.0) for count, each in parts)
+        return None if self.figures is None or self.unknown else self.known_energy
 
     def __str__(self) -> str:
         tiles = "" if self.tiles is None else f"{self.tiles} tiles, "
@@ -70,9 +81,11 @@ class Work:
         )
         if self.figures is None:
             return f"{text}; the target gives no energies"
-        if self.energy is None:
-            return f"{text}; the target's energies are incomplete"
-        return f"{text}; {self.energy * 1e-6:.4g} uJ = {FORMULA}"
+        energy = f"{text}; {self.known_energy * 1e-6:.4g} uJ = {FORMULA}"
+        if not self.unknown:
+            return energy
+        unknown = " and ".join(self.unknown)
+        return f"{energy}, without {unknown}: the target gives no energy of them"
 
 
 def conversions(op: AnalogOp) -> tuple[int, int] | None:
@@ -90,7 +103,7 @@ def conversions(op: AnalogOp) -> tuple[int, int] | None:
                 ends = (op.dac.low, op.dac.high)
                 serial = digits_of(max(abs(float(end)) for end in ends), size.input_bits)
     adc = vectors * groups * columns * high * serial * slices if op.adc.bits is not None else 0
-    dac = vectors * groups * rows * wide * serial if op.dac.bits is not None else 0
+    dac = vectors * groups * rows * wide * serial * slices if op.dac.bits is not None else 0
     return adc, dac
 
 

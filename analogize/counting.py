@@ -24,12 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from analogize import ops
 from analogize.calls import Call, example_call
+from analogize.copying import copied
 from analogize.errors import CaptureError
 
 aten = torch.ops.aten
@@ -89,7 +91,8 @@ class Census:
 def census(model: nn.Module, example_inputs: Any) -> Census:
     """Count every product whose operand derives from a parameter, in one eval-mode forward pass.
 
-    The model's mode, and torch's random state, are left as they were.
+    The model's mode and buffers, and torch's random state, are left as they were; a model with lazy
+    modules is initialized as a copy.
 
     Args:
         model: any module, rewritten or not.
@@ -99,6 +102,8 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
         CaptureError: the model itself fails on the example inputs.
     """
     call = example_inputs if isinstance(example_inputs, Call) else example_call(example_inputs)
+    if is_lazy(model):
+        model = copied(model)
     counter = _Counter(model, call)
     try:
         with eval_mode(model), torch.no_grad(), _module_names(model, counter.stack), counter:
@@ -114,9 +119,11 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Within the block ``model`` is in eval mode with a fixed seed; both are restored.
 
-    Torch's fused attention, one operator that hides the products in it, is off as well.
+    So are buffers that its forward writes to, whatever the mode. Torch's fused attention, one
+    operator that hides the products in it, is off as well.
     """
     modes = [(m, m.training) for m in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers() if not is_uninitialized(b)]
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
@@ -128,6 +135,25 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, training in modes:
             module.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not buffer.is_meta and not _identical(buffer, before):
+                    buffer.copy_(before)
+
+
+def is_lazy(model: nn.Module) -> bool:
+    """Whether ``model`` has parameters or buffers whose shape its first call decides."""
+    return any(is_uninitialized(t) for t in (*model.parameters(), *model.buffers()))
+
+
+def is_uninitialized(tensor: Tensor) -> bool:
+    """Whether ``tensor`` waits for a shape."""
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    """Equal, where NaN equals itself: the range of a converter may still be unknown."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _matrix(a: Tensor, b: Tensor) -> int:
@@ -158,6 +184,7 @@ _PRODUCTS: dict[Any, tuple[tuple[int, ...], Callable[..., int]]] = {
     aten.bmm.default: ((0, 1), lambda a, b, out: _matrix(a, b)),
     aten.mv.default: ((0, 1), lambda a, b, out: a.numel()),
     aten.dot.default: ((0, 1), lambda a, b, out: a.numel()),
+    aten.vdot.default: ((0, 1), lambda a, b, out: a.numel()),
     aten.addmm.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),
     aten.addmv.default: ((1, 2), lambda c, a, b, out, **_: a.numel()),
     aten.baddbmm.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),
@@ -165,14 +192,41 @@ _PRODUCTS: dict[Any, tuple[tuple[int, ...], Callable[..., int]]] = {
     aten.mkldnn_rnn_layer.default: ((1, 2), _recurrent),
     aten._trilinear.default: ((1,), _trilinear),
     aten._grouped_mm.default: ((0, 1), lambda a, b, *_, out, **__: a.shape[0] * prod(b.shape[-2:])),
+    aten.linear.default: ((0, 1), lambda x, w, *_, out: x.numel() * w.shape[0]),
+    aten._addmm_activation.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),
+    aten.addbmm.default: ((1, 2), lambda c, a, b, out, **_: _matrix(a, b)),
+    aten.conv_tbc.default: ((0, 1), lambda x, w, *_, out: prod(out.shape[:2]) * w.numel()),
+    aten._sparse_addmm.default: ((1, 2), lambda c, a, b, out, **_: a._nnz() * b.shape[-1]),
 }
-for _name in ("_addmm_activation", "linear"):
-    if hasattr(aten, _name):
-        _PRODUCTS[getattr(aten, _name).default] = (
-            ((1, 2), lambda c, a, b, out, **_: _matrix(a, b))
-            if _name == "_addmm_activation"
-            else ((0, 1), lambda x, w, *_, out: x.numel() * w.shape[0])
+
+
+def _products() -> dict[Any, tuple[tuple[int, ...], Callable[..., int]]]:
+    """The table, with the operators of libraries that are loaded."""
+    found = dict(_PRODUCTS)
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):
+        found[torch.ops.torchvision.deform_conv2d.default] = (
+            (1,),
+            lambda x, w, *_, out: out.numel() * prod(w.shape[1:]),
         )
+    return found
+
+
+class _Counted:
+    """One call of a product, added to its entry's work and calls until it is taken back."""
+
+    def __init__(self, entry: list[int], macs: int) -> None:
+        self._entry, self._macs = entry, macs
+        self._add(1)
+
+    def _add(self, sign: int) -> None:
+        self._entry[0] += sign * self._macs
+        self._entry[1] += sign
+
+    def take_back(self) -> None:
+        """Uncount it, once."""
+        if self._macs:
+            self._add(-1)
+            self._macs = 0
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -181,8 +235,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, call: Call) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stack: list[str] = [""]
+        self._table = _products()
         self._kinds = WeakIdKeyDictionary()
         self._counts: dict[tuple[str, str, str | None, int | None], list[int]] = {}
+        # What was counted to compute a value that does not depend on the input.
+        self._behind = WeakIdKeyDictionary()
         for parameter in model.parameters():
             self._kinds[parameter] = _STORED
         for leaf in tree_leaves((call.args, dict(call.kwargs))):
@@ -194,6 +251,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tuple(
             StoredProduct(module, operator, macs, calls, region, index)
             for (module, operator, region, index), (macs, calls) in self._counts.items()
+            if calls
         )
 
     def __torch_dispatch__(
@@ -205,32 +263,49 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kinds = [self._kind(t) for t in operands]
         result = func(*args, **kwargs)
         kind = max(kinds, default=0)
-        if func in _PRODUCTS and _STORED in kinds:
-            kind = max(kind, self._product(func, args, kwargs, result))
+        behind = [event for t in operands for event in self._behind.get(t, ())]  # type: ignore[no-untyped-call]
+        if func in self._table and _STORED in kinds:
+            kind = max(kind, _COMPUTED)
+            behind += self._product(func, args, kwargs, result)
         elif kind == _COMPUTED:
             kind = self._sum(func, operands, result)
+        if kind == _STORED:
+            # These products made a weight; they are not computed with one.
+            for event in behind:
+                event.take_back()
         if kind:
             self._mark(result, kind)
             if func._schema.is_mutable:
                 self._mark(args[0], kind)
+        if kind == _COMPUTED and behind:
+            for tensor in _tensors((result,)):
+                self._behind[tensor] = behind
         return result
 
-    def _product(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> int:
-        positions, macs = _PRODUCTS[func]
+    def _product(
+        self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any
+    ) -> list[_Counted]:
+        positions, macs = self._table[func]
         if any(self._kind(args[i]) == _STORED for i in positions):
             region = ops.running[-1].region if ops.running else None
             named = (region.name, region.index) if region is not None else (None, None)
             entry = self._counts.setdefault((self.stack[-1], str(func), *named), [0, 0])
-            entry[0] += macs(*args, out=result, **kwargs)
-            entry[1] += 1
-        return _COMPUTED
+            return [_Counted(entry, macs(*args, out=result, **kwargs))]
+        return []
 
     def _sum(self, func: Any, operands: list[Tensor], result: Any) -> int:
-        """Full-size stored plus computed is a stored weight with an update; a bias is not."""
-        if func in (aten.add.Tensor, aten.sub.Tensor) and isinstance(result, Tensor):
-            full = [t for t in operands if t.shape == result.shape]
-            if any(self._kind(t) == _STORED for t in full):
-                return _STORED
+        """A stored weight with an update or a computed scale stays one; a bias does not.
+
+        Low-rank updates are added at full size; spectral norm divides by one computed number.
+        """
+        if not isinstance(result, Tensor):
+            return _COMPUTED
+        full = any(t.shape == result.shape and self._kind(t) == _STORED for t in operands)
+        computed = [t for t in operands if self._kind(t) == _COMPUTED]
+        updates = func in (aten.add.Tensor, aten.sub.Tensor)
+        scales = func in (aten.mul.Tensor, aten.div.Tensor)
+        if full and (updates or (scales and all(t.numel() == 1 for t in computed))):
+            return _STORED
         return _COMPUTED
 
     def _kind(self, tensor: Any) -> int:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import get_testing_overrides
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,10 @@ class Expression:
         return value
 
 
+# torch.compile can look a torch function up, but not read its name.
+_NAMES = {f: f.__name__ for f in get_testing_overrides() if hasattr(f, "__name__")}
+
+
 def leaf(name: str) -> Expression:
     """The parameter or buffer called ``name``."""
     return Expression(name, (name,))
@@ -59,6 +64,13 @@ def applied(
     return Expression(key, tuple(found), function, args, tuple(kwargs.items()))
 
 
+def expanded(whole: Expression, sizes: tuple[int, ...]) -> Expression:
+    """``whole`` repeated without copies; how often, along leading dimensions, is no difference."""
+    words = [*("*" for _ in sizes[:-2]), *map(str, sizes[-2:])]
+    key = f"expand({whole.key}, {', '.join(words)})"
+    return Expression(key, whole.names, Tensor.expand, (whole, *sizes))
+
+
 def item(whole: Expression, index: int) -> Expression:
     """One of the results of an expression that returns several."""
     return Expression(
@@ -70,7 +82,8 @@ def function_name(function: Callable[..., Any]) -> str:
     """How a torch function is called; properties of tensors by the property's name."""
     if isinstance(function, Property):
         return function.name
-    return str(getattr(function, "__name__", repr(function)))
+    found = _NAMES.get(function)
+    return str(getattr(function, "__name__", repr(function))) if found is None else found
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ is ``InformationRow.floor``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,22 +165,7 @@ def mutual_information(
         ]
         return torch.cat(found, dim=1).double().cpu().numpy()  # (chips, samples, values)
 
-    def row(level: float | None, y: Array) -> InformationRow:
-        cells = to_cells(y, bins, limits)
-        shuffled = np.random.default_rng(seed).permutation(cells.ravel()).reshape(cells.shape)
-        local = torch.from_numpy(local_information(y, neighbours))
-        return InformationRow(
-            eta=level,
-            binned=binned_information(cells, plug_in),
-            corrected=binned_information(cells, grassberger),
-            neighbours=Estimate(
-                value=float(local.mean()),
-                chips=error_of_mean(local.mean(1)),
-                samples=error_of_mean(local.mean(0)),
-            ),
-            floor=binned_information(shuffled, plug_in).value,
-        )
-
+    row = partial(_row, bins=bins, limits=limits, neighbours=neighbours, seed=seed)
     with noise_mode(model, "programmed"), undisturbed(model):
         rows = []
         for level in etas:
@@ -198,6 +184,31 @@ def mutual_information(
         bins=bins,
         seed=seed,
         output=getattr(output, "__name__", type(output).__name__),
+    )
+
+
+def _row(
+    level: float | None,
+    y: Array,
+    bins: int,
+    limits: tuple[float, float],
+    neighbours: int,
+    seed: int,
+) -> InformationRow:
+    """Every estimate from outputs y (chips, samples, values)."""
+    cells = to_cells(y, bins, limits)
+    shuffled = np.random.default_rng(seed).permutation(cells.ravel()).reshape(cells.shape)
+    local = torch.from_numpy(local_information(y, neighbours))
+    return InformationRow(
+        eta=level,
+        binned=binned_information(cells, plug_in),
+        corrected=binned_information(cells, grassberger),
+        neighbours=Estimate(
+            value=float(local.mean()),
+            chips=error_of_mean(local.mean(1)),
+            samples=error_of_mean(local.mean(0)),
+        ),
+        floor=binned_information(shuffled, plug_in).value,
     )
 
 

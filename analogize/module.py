@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import fx, nn
+
+from analogize.errors import CaptureError
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,32 @@ class Report:
     declined: tuple[str, ...] = ()
 
 
+class _NoHooks(OrderedDict[int, Any]):
+    """In place of the hooks of a module that a graph dissolved: they would never run."""
+
+    def __setitem__(self, key: int, hook: Any) -> None:
+        raise CaptureError(
+            "this module is part of a graph, which computes what it did and would never call its "
+            "hooks; register them before analogize(), or use capture='hierarchical', which keeps "
+            "every module"
+        )
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def refuse_hooks(module: nn.Module) -> None:
+    """Make registering a hook on ``module`` an error."""
+    module.__dict__.update({name: _NoHooks() for name in _HOOKS})
+
+
+def allow_hooks(module: nn.Module) -> None:
+    """Undo ``refuse_hooks``."""
+    for name in _HOOKS:
+        if isinstance(module.__dict__.get(name), _NoHooks):
+            module.__dict__[name] = OrderedDict()
+
+
 class AnalogModule(fx.GraphModule):
     """A captured graph over the original's own modules, parameters and buffers.
 
@@ -67,6 +96,9 @@ class AnalogModule(fx.GraphModule):
         for members in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             setattr(module, members, copy.copy(getattr(root, members)))
         module.training = root.training
+        for name, value in root.__dict__.items():
+            # Plain attributes too: a configuration, a list of classes.
+            module.__dict__.setdefault(name, value)
         return module
 
     def __reduce__(self) -> tuple[Any, ...]:

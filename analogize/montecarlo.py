@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
@@ -26,6 +25,7 @@ from analogize.measuring import Bench, make_scores, measure
 from analogize.metrics import MetricLike, Score
 from analogize.module import Report
 from analogize.ops import operators
+from analogize.progress import progress_bar
 from analogize.ranks import Ranks
 from analogize.targets.spec import Compensation
 
@@ -120,7 +120,7 @@ def evaluate(
         empty = _empty(model, run, scores[0], instances, precision)
         begun = ranks.from_first(lambda: _resumed(empty, resume))
         _check_levels(model, etas)
-        with _bar(progress and ranks.rank == 0) as bar:
+        with progress_bar(progress and ranks.rank == 0) as bar:
 
             def keep(result: Evaluation, index: int) -> None:
                 _show(bar, result, index)
@@ -258,20 +258,6 @@ def _resumed(empty: Evaluation, resume: str | os.PathLike[str] | None) -> Evalua
     most = max(empty.instances, *(len(level.values) for level in levels))
     seeds = tuple(chip_seed(empty.fingerprint.seed, k) for k in range(most))
     return full.model_copy(update={"levels": levels, "seeds": seeds})
-
-
-def _bar(shown: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        # A log file would get blank lines for a bar.
-        disable=not shown or not (console.is_terminal or console.is_jupyter),
-    )
 
 
 def _show(bar: Progress, result: Evaluation, index: int) -> None:

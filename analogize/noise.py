@@ -20,6 +20,7 @@ from analogize.targets.noise import (
     CustomNoise,
     FixedSNRNoise,
     GaussianNoise,
+    IRDropNoise,
     NoiseModel,
     OutputNoise,
     ReadNoise,
@@ -134,6 +135,7 @@ _SILENT: dict[type, tuple[str, ...]] = {
     FixedSNRNoise: ("ratio",),
     VariationNoise: ("std",),
     StuckNoise: ("at_min", "at_max"),
+    IRDropNoise: ("row_segment", "column_segment"),
     ReadNoise: ("additive", "multiplicative", "sigma"),
     OutputNoise: ("std",),
 }

@@ -172,6 +172,7 @@ class AnalogOp(nn.Module):
         if tiles is not None and product is not self.product:
             tiles = tiles.with_product(product)
         if self.observer is not None:
+            x, weight = _autocast(x, weight)
             y: Tensor = self.digitally(product.forward, x, weight)
             self._observed = None if tiles is None else (x, weight, tiles)
             self.observer(x, y)
@@ -180,7 +181,7 @@ class AnalogOp(nn.Module):
         if not self.is_calibrated:
             self._settle(weight)
         if self.is_exact:
-            return product.forward(x, weight)
+            return product.forward(*_autocast(x, weight))
         mode = self._effective_mode()
         used, dtypes = self._weights(weight, mode, through), self._dtypes(x)
         if tiles is None:
@@ -287,6 +288,15 @@ class AnalogOp(nn.Module):
     def extra_repr(self) -> str:
         """Operator and mode, for ``print(model)``."""
         return f"{self.region.operator}, noise {self.mode or 'default'}"
+
+
+def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands as autocast casts them for a digital product; below it, products run as they are."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or torch.float64 in (x.dtype, weight.dtype):
+        return x, weight
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), weight.to(dtype)
 
 
 def operators(model: nn.Module) -> tuple[AnalogOp, ...]:

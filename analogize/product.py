@@ -182,3 +182,12 @@ def per_channel(product: Product, weight: Tensor) -> Tensor:
         blocks = weight.reshape(groups, weight.shape[0] // groups, columns, -1)
         return blocks.transpose(1, 2).reshape(groups * columns, -1)
     return weight.reshape(output_channels(product, weight.shape), -1)
+
+
+def from_channels(product: Product, rows: Tensor, shape: torch.Size) -> Tensor:
+    """Weights of ``shape`` from the weights of each output channel; inverse of ``per_channel``."""
+    if isinstance(product, Convolution) and product.transposed:
+        groups, columns = product.groups, shape[1]
+        blocks = rows.reshape(groups, columns, shape[0] // groups, -1)
+        return blocks.transpose(1, 2).reshape(shape)
+    return rows.reshape(shape)

@@ -202,7 +202,7 @@ def _weighted(
     wanted = weight if rounding else clean * unit
     total = torch.zeros((), dtype=torch.float64)
     for _ in range(_NOISE_DRAWS):
-        deviation = array.noisy(clean, generator) * unit - wanted
+        deviation = array.whole(array.noisy(clean, generator)) * unit - wanted
         total += (deviation.square() * square).sum().double().cpu()
     return float(total) / _NOISE_DRAWS
 

@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import metadata
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from analogize.analysis_plots import draw_sensitivity, draw_uses
+from analogize import noise
+from analogize import report_sections as sections
 from analogize.converter_use import ConverterUse
 from analogize.decomposition import Decomposition
+from analogize.devices.times import describe
 from analogize.draw import draw
 from analogize.errors import ExportError
 from analogize.evaluation import Evaluation
 from analogize.information import Information
 from analogize.module import AnalogModule
+from analogize.ops import operators
 from analogize.ranking import Sensitivity
-from analogize.summary import summary
+from analogize.report_page import key_figures, page, paragraph, table
+from analogize.report_sections import measured
+from analogize.summary import Summary, summary
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_STYLE = """
-:root { --ink: #1d2733; --soft: #5c6b7a; --line: #dfe5ec; --tint: #f5f8fb; --blue: #1f6fb2 }
-body { font: 15px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink);
-  max-width: 70em; margin: 0 auto; padding: 2.5em 1.5em 4em; background: #fff }
-h1 { font-size: 1.7em; line-height: 1.2; margin: 0; padding-bottom: .6em;
-  border-bottom: 3px solid var(--blue); overflow-wrap: anywhere }
-h2 { font-size: 1.2em; line-height: 1.2; margin: 2.4em 0 .8em; color: var(--blue) }
-p { color: var(--soft) }
-pre { font: 12px/1.4 "DejaVu Sans Mono", ui-monospace, monospace; background: var(--tint);
-  border: 1px solid var(--line); border-radius: 6px; padding: 1em; overflow-x: auto }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line) }
-td, th { padding: .3em .9em; text-align: right; white-space: nowrap }
-td { border-bottom: 1px solid var(--line) }
-td:first-child, th:first-child { text-align: left }
-tr:hover td { background: var(--tint) }
-img { max-width: 100%; display: block; margin: 0 auto }
-.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
-.wide { overflow-x: auto } svg { overflow: visible }
-.graph { max-height: 44em; overflow: auto; border: 1px solid var(--line); border-radius: 6px }
-@media print { .graph { max-height: none } h2 { break-after: avoid } }
-"""
-# The browser itself is told to load nothing, so a report cannot call home whatever it shows.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_PACKAGES = ("analogize", "torch", "numpy", "matplotlib")
 
 
 def write_report(
@@ -61,7 +37,9 @@ def write_report(
     model: nn.Module,
     *,
     title: str = "",
+    description: str = "",
     command: str = "",
+    clean: float | None = None,
     evaluation: Evaluation | None = None,
     decomposition: Decomposition | None = None,
     information: Information | None = None,
@@ -74,7 +52,9 @@ def write_report(
         path: Where to.
         model: A rewritten model.
         title: Heading; the model's class by default.
+        description: What stands below it, for example of the target.
         command: The command that made it, shown with the versions.
+        clean: The digital model's value of ``evaluation``'s metric.
         evaluation: From ``evaluate``.
         decomposition: From ``bias_variance``.
         information: From ``mutual_information``.
@@ -85,114 +65,108 @@ def write_report(
         ExportError: the file cannot be written.
         AnalogizeError: the model was not rewritten.
     """
-    title = title or f"{type(model).__name__} on {summary(model).target}"
-    body = [f"<h1>{escape(title)}</h1>", _summary(model), _graph(model)]
+    found = summary(model)
+    title = title or f"{type(model).__name__} on {found.target}"
+    lead = paragraph(description) if description else ""
+    lead += key_figures(_key_figures(found, clean, evaluation))
+    parts = [("Summary", _summary(found)), ("Graph", _graph(model))]
     if evaluation is not None:
-        body += [_robustness(evaluation)]
+        parts.append((f"Robustness: {evaluation.metric}", sections.robustness(evaluation)))
     if decomposition is not None:
-        body += [_section("Bias and variance", decomposition.plot(), decomposition.to_rows())]
+        parts.append(("Bias and variance", sections.decomposition(decomposition)))
     if information is not None:
-        body += [_section("Mutual information (nats)", information.plot(), information.to_rows())]
+        parts.append(("Mutual information", sections.information(information)))
     if sensitivity is not None:
-        body += [_sensitivity(sensitivity)]
+        parts.append(("Sensitivity of the regions", sections.sensitivity(sensitivity)))
     if converters:
-        body += [_converters(converters)]
-    body += [_origin(command, evaluation)]
-    text = _page(title, body)
+        parts.append(("Converters: ranges and clipping", sections.converters(converters)))
+    parts.append(("How this was made", _origin(command, evaluation)))
+    text = page(title, lead, parts)
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as cause:
         raise ExportError(f"cannot write the report to {os.fspath(path)}: {cause}") from cause
 
 
-def _page(title: str, body: Iterable[str]) -> str:
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
-    )
-    content = "\n".join(body)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{content}\n</body></html>\n'
-    )
+def _key_figures(
+    found: Summary, clean: float | None, evaluation: Evaluation | None
+) -> dict[str, str]:
+    figures: dict[str, str] = {}
+    if evaluation is not None:
+        metric = evaluation.metric
+        if clean is not None:
+            figures[f"{metric} of the digital model"] = measured(metric, clean)
+        own = (None, _own_level(found.model))
+        level = next((x for x in evaluation.levels if x.eta in own and x.values), None)
+        if level is not None:
+            time = "" if level.drift_time is None else f", after {describe(level.drift_time)}"
+            figures[f"{metric} at the target's own noise{time}"] = measured(metric, level.mean)
+    if found.converted_share is not None:
+        figures["of the multiply-accumulates are analog"] = f"{found.converted_share:.2%}"
+    figures["analog regions"] = str(len(found.rows))
+    if found.digital:
+        figures["products left digital"] = str(len(found.digital))
+    if found.work is not None and found.work.tiles is not None:
+        figures["crossbar tiles"] = f"{found.work.tiles:,}"
+    return figures
 
 
-def _summary(model: nn.Module) -> str:
-    return f"<h2>Summary</h2><pre>{escape(str(summary(model)))}</pre>"
+def _own_level(model: nn.Module) -> float | None:
+    """The noise level of the target's only noise model, or None."""
+    for op in operators(model):
+        models = op.array.noise
+        return noise.level(models[0]) if len(models) == 1 and noise.has_level(models[0]) else None
+    return None
+
+
+def _summary(found: Summary) -> str:
+    regions = table([_region(found, index) for index in range(len(found.rows))])
+    text = paragraph(f"{found.headline[:1].upper()}{found.headline[1:]}.") + regions
+    if found.digital:
+        rows = [
+            {"product": d.name, "operator": d.operator, "reason": d.reason}
+            | {"share of the work": found.share(d.macs)}
+            for d in found.digital
+        ]
+        text += f"<h3>Left digital</h3>{table(rows, long=['reason'])}"
+    notes = ["; not by ".join([f"captured by {found.capture}", *found.declined])]
+    if found.work is not None:
+        notes.append(str(found.work))
+    return text + "".join(paragraph(f"{note[:1].upper()}{note[1:]}.") for note in notes)
+
+
+def _region(found: Summary, index: int) -> dict[str, Any]:
+    row = found.rows[index]
+    region = row.region
+    return {
+        "region": region.name + (f" x{region.calls}" if region.calls > 1 else ""),
+        "operator": region.operator,
+        "weight": "x".join(map(str, region.weight_shape)),
+        "weights": row.weights,
+        "DAC": row.dac,
+        "ADC": row.adc,
+        "noise": row.noise,
+        "tiles (used)": found.tiles(row),
+        "share of the work": found.share(region.macs),
+    }
 
 
 def _graph(model: nn.Module) -> str:
     if not isinstance(model, AnalogModule):
-        return "<h2>Graph</h2><p>The model runs as Python and has no graph to draw.</p>"
+        return paragraph("The model runs as Python and has no graph to draw.")
     with TemporaryDirectory() as folder:
         drawing = draw(model, Path(folder) / "graph.svg").read_text(encoding="utf-8")
     # An HTML page takes the element alone, without the declarations of an XML file.
-    return f'<h2>Graph</h2><div class="graph">{drawing[drawing.index("<svg") :]}</div>'
-
-
-def _robustness(evaluation: Evaluation) -> str:
-    rows = evaluation.to_rows()
-    return _section(f"Robustness: {evaluation.metric}", evaluation.plot(), rows)
-
-
-def _sensitivity(result: Sensitivity) -> str:
-    rows = [
-        {"region": r.name, "cost": r.cost, "low": r.interval[0], "high": r.interval[1]}
-        | {"estimated rise of the loss": r.estimate}
-        for r in result.rows
-    ]
-    rank = result.rank_correlation
-    said = "undefined" if rank is None else f"{rank:.2f}"
-    note = f"<p>Rank correlation of cost and estimate (Spearman): {said}.</p>"
-    return _section("Sensitivity of the regions", draw_sensitivity(result), rows) + note
-
-
-def _converters(uses: Sequence[ConverterUse]) -> str:
-    rows = [
-        {"region": u.region, "converter": u.name, "bits": u.bits}
-        | {"low": u.range[0] if u.range else None, "high": u.range[1] if u.range else None}
-        | {"clipped": f"{u.clipped:.3%}"}
-        for u in uses
-    ]
-    image = _image(draw_uses(uses), "histograms of what enters and leaves each array")
-    return f"<h2>Converters: ranges and clipping</h2>{image}{_table(rows)}"
+    return f'<div class="graph" tabindex="0">{drawing[drawing.index("<svg") :]}</div>'
 
 
 def _origin(command: str, evaluation: Evaluation | None) -> str:
-    versions = ", ".join(f"{n} {metadata.version(n)}" for n in ("analogize", "torch", "matplotlib"))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     lines = [f"Python {platform.python_version()}, {versions}"]
     if command:
         lines.insert(0, command)
     if evaluation is not None:
         lines.append(f"seed {evaluation.fingerprint.seed}; chips' seeds:")
         lines.append(", ".join(map(str, evaluation.seeds)))
-    text = escape("\n".join(lines))
-    return f'<h2>How this was made</h2><pre class="wrap">{text}</pre>'
-
-
-def _section(title: str, axes: Axes, rows: Sequence[dict[str, Any]]) -> str:
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "axes that were drawn into belong to a figure"
-    return f"<h2>{escape(title)}</h2>{_image(figure, title)}{_table(rows)}"
-
-
-def _image(figure: Figure, text: str) -> str:
-    stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<p><img alt="{escape(text)}" src="data:image/png;base64,{data}"></p>'
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
-    lines = [
-        "<tr>" + "".join(f"<td>{escape(_cell(row.get(name)))}</td>" for name in names) + "</tr>"
-        for row in rows
-    ]
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "\n".join(lines)
+    return f"<pre>{escape(text)}</pre>"

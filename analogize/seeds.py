@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+from analogize.errors import ChipError
 
 
 def region_seed(seed: int, name: str) -> int:
@@ -13,6 +17,29 @@ def region_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def versions(weight: Tensor, behind: Sequence[Tensor]) -> int:
+    """How often what decides ``weight`` was written to: itself, or what it is computed from."""
+    return sum(map(version, behind)) if behind else version(weight)
+
+
 def version(weight: Tensor) -> int:
-    """How often ``weight`` was written to; -1 for inference tensors, which do not count."""
-    return -1 if weight.is_inference() else weight._version
+    """How often ``weight`` was written to; -1 for inference tensors, which do not count.
+
+    Compiled code cannot ask, and torch.compile itself knows what is written to.
+    """
+    if torch.compiler.is_compiling() or weight.is_inference():
+        return -1
+    return weight._version
+
+
+def no_chip(region: str) -> ChipError:
+    """The error of a region that should read its chip and has none."""
+    return ChipError(f"region '{region}': no chip is programmed; call program(model, seed) first")
+
+
+def outdated(region: str) -> ChipError:
+    """The error of a region whose weights are others than its chip was made from."""
+    return ChipError(
+        f"region '{region}': its weights changed after the chip was programmed; "
+        "call program(model, seed) again"
+    )

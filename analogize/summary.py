@@ -131,8 +131,8 @@ class Summary:
                 row.dac,
                 row.adc,
                 row.noise,
-                self._tiles(row),
-                self._share(region.macs),
+                self.tiles(row),
+                self.share(region.macs),
             )
         return table
 
@@ -142,13 +142,15 @@ class Summary:
             table.add_column(name, overflow="fold")
         table.add_column("share", justify="right")
         for product in self.digital:
-            table.add_row(product.name, product.operator, product.reason, self._share(product.macs))
+            table.add_row(product.name, product.operator, product.reason, self.share(product.macs))
         return table
 
-    def _share(self, macs: int | None) -> str:
+    def share(self, macs: int | None) -> str:
+        """``macs`` over the work of the whole model, as the tables show it."""
         return "-" if macs is None or not self.total_macs else f"{macs / self.total_macs:.2%}"
 
-    def _tiles(self, row: RegionRow) -> str:
+    def tiles(self, row: RegionRow) -> str:
+        """The row's tiles and the share of their cells in use, as the tables show it."""
         if row.shares_array_with is not None:
             return f"= {row.shares_array_with}"
         return "-" if row.tiles is None else f"{row.tiles} ({row.utilization:.0%})"

@@ -72,13 +72,15 @@ def _torchvision(name: str) -> Case:
 
 
 def _timm_names() -> list[str]:
-    """The smallest model of each of timm's modules, by the size its name suggests."""
+    """The smallest model of each of timm's modules, by what its name and its image size suggest."""
     import timm
 
     order = ("test", "atto", "pico", "femto", "nano", "xxs", "xs", "tiny", "small", "_t", "_s")
 
-    def size(name: str) -> tuple[int, int]:
-        return next((i for i, word in enumerate(order) if word in name), len(order)), len(name)
+    def size(name: str) -> tuple[int, bool, int]:
+        rank = next((i for i, word in enumerate(order) if word in name), len(order))
+        config = timm.get_pretrained_cfg(name)
+        return rank, config is not None and max(config.input_size) > 512, len(name)
 
     return [
         min(timm.list_models(module=m), key=size)
@@ -93,7 +95,8 @@ def _timm(name: str) -> Case:
     model = timm.create_model(name, pretrained=False)
     channels, height, width = model.default_cfg["input_size"]
     if not model.default_cfg.get("fixed_input_size"):
-        height = width = min(height, 128)
+        least = model.default_cfg.get("min_input_size", (channels, 128, 128))
+        height = width = min(height, max(least[1:]))
     return Case(model, lambda b: (torch.rand(b, channels, height, width),))
 
 

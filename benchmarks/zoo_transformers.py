@@ -64,7 +64,7 @@ _AUDIO = """
 _ABSENT = object()
 _OPTIONS: dict[str, dict[str, Any]] = {
     "falcon": {"head_dim": _ABSENT},
-    "funnel": {"num_hidden_layers": _ABSENT},
+    "funnel": {"num_hidden_layers": _ABSENT, "architectures": ["FunnelModel"]},
     "xlnet": {"max_position_embeddings": _ABSENT},
     "prophetnet": {"num_hidden_layers": _ABSENT},
     "recurrent_gemma": {"num_hidden_layers": 3},

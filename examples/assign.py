@@ -1,11 +1,13 @@
 """What to keep digital: assign regions within an accuracy budget, and check on fresh chips.
 
     python examples/assign.py lenet5 --data DIR --weights lenet5.pt --target paper_lenet5_8bit
-    python examples/assign.py resnet32 --data DIR --weights clean.ckpt --target pcm_joshi2020
+    python examples/assign.py resnet32 --data DIR --weights clean.ckpt --target pcm_joshi2020 --bf16
 
-DIR holds MNIST or CIFAR-10. The search sees evenly chosen test images (--limit); the assignment it
-finds is then measured on chips that it has not seen, on these images and on as many others, as the
-target file that it wrote describes it. Writes NAME.json and NAME.yaml into --out.
+DIR holds MNIST or CIFAR-10. The test images are shuffled and divided: the search sees --limit of
+them, its tests --test-limit others, so that the budget must hold for images that the search has not
+seen; the rest is for the final check alone. That measures the assignment on chips, and on images,
+that nothing before has seen, as the target file that was written describes it. Writes NAME.json and
+NAME.yaml into --out.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogize import analogize, evaluate
 from analogize.analyze import assign
@@ -38,27 +40,30 @@ def main() -> None:
     model = make()
     load_weights(model, options.weights)
     test = load_dataset(dataset, options.data, train=False)
-    seen, unseen = split(test, options.limit)
+    seen, tested, unseen = split(test, options.limit, options.test_limit, options.check_limit)
     calibration = load_dataset(dataset, options.data, train=True).take(1000).batches(250)
-    start = time.monotonic()
-    found = assign(
-        model.eval(),
-        seen.batches(250),
-        options.target,
-        options.max_drop,
-        calibration=calibration,
-        instances=options.instances,
-        screening=options.screening,
-        seed=options.seed,
-    )
-    spent = time.monotonic() - start
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"{options.network}.yaml"
-    file.write_text(found.fragment)
-    checks = {
-        "images of the search": check(model, options.target, file, calibration, seen, options),
-        "other images": check(model, options.target, file, calibration, unseen, options),
-    }
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+        start = time.monotonic()
+        found = assign(
+            model.eval(),
+            batches(seen),
+            options.target,
+            options.max_drop,
+            calibration=calibration,
+            test_data=batches(tested),
+            instances=options.instances,
+            screening=options.screening,
+            seed=options.seed,
+        )
+        spent = time.monotonic() - start
+        print(found.model_dump(exclude={"fragment"}), f"{spent:.0f} s", flush=True)
+        options.out.mkdir(parents=True, exist_ok=True)
+        file = options.out / f"{options.network}.yaml"
+        file.write_text(found.fragment)
+        checks = {
+            name: check(model, options, file, calibration, images)
+            for name, images in (("images of the search", seen), ("unseen images", unseen))
+        }
     record = {
         "command": " ".join(["python", *sys.argv]),
         "python": platform.python_version(),
@@ -81,10 +86,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="state_dict or checkpoint")
     parser.add_argument("--target", default="pcm_4bit")
     parser.add_argument("--max-drop", type=float, default=0.01)
-    parser.add_argument("--limit", type=int, default=2000, help="test images of the search")
+    parser.add_argument("--limit", type=int, default=2000, help="images of the search")
+    parser.add_argument("--test-limit", type=int, default=4000, help="images of its tests")
+    parser.add_argument("--check-limit", type=int, default=4000, help="images of the final check")
+    parser.add_argument("--bf16", action="store_true", help="run under bfloat16 autocast")
     parser.add_argument("--instances", type=int, default=30, help="chips of a test")
     parser.add_argument("--screening", type=int, default=10, help="chips of a screening")
     parser.add_argument("--fresh", type=int, default=50, help="chips of the final check")
+    parser.add_argument("--whole", type=int, default=50, help="the same with nothing digital")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("examples/results/assign"))
@@ -100,39 +109,44 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict({name: value for name, value in bare.items() if name in names})
 
 
-def split(images: ImageTensors, count: int) -> tuple[ImageTensors, ImageTensors]:
-    """Two disjoint subsets of ``count`` images, by a fixed shuffle."""
+def split(images: ImageTensors, *counts: int) -> list[ImageTensors]:
+    """Disjoint subsets of so many images, by a fixed shuffle."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return [
+        ImageTensors(
+            images.images[part], images.targets[part], images.classes, images.normalization
+        )
+        for part in order[: sum(counts)].split(list(counts))
+    ]
 
-    def part(kept: torch.Tensor) -> ImageTensors:
-        chosen = images.images[kept], images.targets[kept]
-        return ImageTensors(*chosen, images.classes, images.normalization)
 
-    return part(order[:count]), part(order[count : 2 * count])
+def batches(images: ImageTensors) -> list[tuple[Tensor, Tensor]]:
+    """Batches of 250, channels last, which convolutions on a processor like best."""
+    return [(x.to(memory_format=torch.channels_last), y) for x, y in images.batches(250)]
 
 
 def check(
     model: nn.Module,
-    target: str,
+    options: argparse.Namespace,
     file: Path,
     calibration: Any,
     images: ImageTensors,
-    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Accuracy of the digital model, of the whole target and of the assignment, on fresh chips."""
-    batches, seed = images.batches(250), options.seed + 1_000_003
-    digital = evaluate(analogize(model, "ideal"), batches, instances=1, progress=False)
+    data, seed = batches(images), options.seed + 1_000_003
+    digital = evaluate(analogize(model, "ideal"), data, instances=1, progress=False)
     accuracy = digital.levels[0].values[0]
-    found: dict[str, Any] = {"images": len(images), "chips": options.fresh, "digital": accuracy}
-    for name, chosen in (("nothing digital", target), ("assigned", file)):
+    found: dict[str, Any] = {"images": len(images), "digital": accuracy}
+    cases = {"assigned": (file, options.fresh), "nothing digital": (options.target, options.whole)}
+    for name, (chosen, chips) in cases.items():
         analog = analogize(model, chosen, calibration)
-        level = evaluate(
-            analog, batches, instances=options.fresh, seed=seed, progress=False
-        ).levels[0]
+        level = evaluate(analog, data, instances=chips, seed=seed, progress=False).levels[0]
         low, high = level.interval or (level.values[0], level.values[0])
         assert level.mean is not None, "every chip was measured"
+        found[f"chips, {name}"] = chips
         found[f"drop, {name}"] = accuracy - level.mean
         found[f"drop, {name}, 95 % interval"] = [accuracy - high, accuracy - low]
+        print(found, flush=True)
     return found
 
 

@@ -11,7 +11,21 @@ from torch import nn
 
 from analogize.errors import PassError
 from analogize.passes.request import DigitalChoice
+from analogize.targets.overrides import names
 from analogize.targets.spec import Target
+
+# Modules whose parameters scale or look up, but never enter a matrix product.
+NO_PRODUCT = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+ACTIVATIONS = "both operands are activations"
+NEEDS_A_RULE = "a graph shows it as one operator; only the interception takes it apart"
 
 
 @dataclass(frozen=True)
@@ -40,13 +54,13 @@ class Choices:
         self.target = target
         self.choices = (*target.digital.names, *digital)
         self._used: set[int] = set()
-        self._names: list[str] = []
+        self._regions: list[str] = []
 
-    def decide(self, record: Selected, owner: nn.Module) -> Selected | Declined:
-        """The record itself, or why it stays digital; ``owner`` holds the weight."""
-        self._names.append(record.name)
+    def decide(self, record: Selected, owners: Sequence[nn.Module]) -> Selected | Declined:
+        """The record itself, or why it stays digital; ``owners`` enclose the weight."""
+        self._regions.append(record.name)
         for index, choice in enumerate(self.choices):
-            if _matches(choice, record, owner):
+            if _matches(choice, record, owners):
                 self._used.add(index)
                 reason = f"kept digital: {_say(choice)}"
                 return Declined(record.name, record.operator, reason, chosen=True)
@@ -56,22 +70,40 @@ class Choices:
         return record
 
     def require_used(self) -> None:
-        """Refuse a choice of the user's that no region matched; the target's may match none.
+        """Refuse a choice of the user's, or an override, that no region matched.
+
+        What the target keeps digital may match none.
 
         Raises:
             PassError: with near names.
         """
         for index in range(len(self.target.digital.names), len(self.choices)):
             if index not in self._used:
-                _refuse_unused(self.choices[index], self._names)
+                _refuse_unused(
+                    f"digital: {self.choices[index]!r}", self.choices[index], self._regions
+                )
+        for number, override in enumerate(self.target.overrides):
+            if not any(names(override, region) for region in self._regions):
+                patterns = ", ".join(map(repr, override.regions))
+                said = f"target '{self.target.name}', overrides.{number}: {patterns}"
+                _refuse_unused(said, override.regions[0], self._regions)
 
 
-def _matches(choice: DigitalChoice, record: Selected, owner: nn.Module) -> bool:
+def enclosing(model: nn.Module, weight: str) -> list[nn.Module]:
+    """The modules that hold the parameter ``weight``, innermost first."""
+    path, owners = weight, []
+    while path:
+        path = path.rpartition(".")[0]
+        owners.append(model.get_submodule(path))
+    return owners
+
+
+def _matches(choice: DigitalChoice, record: Selected, owners: Sequence[nn.Module]) -> bool:
     if isinstance(choice, str):
         return fnmatchcase(record.name, choice)
     if isinstance(choice, type):
-        return isinstance(owner, choice)
-    return bool(choice(record.name, owner))
+        return any(isinstance(owner, choice) for owner in owners)
+    return bool(choice(record.name, owners[0]))
 
 
 def _say(choice: DigitalChoice) -> str:
@@ -80,10 +112,10 @@ def _say(choice: DigitalChoice) -> str:
     return f"matches {getattr(choice, '__name__', repr(choice))}"
 
 
-def _refuse_unused(choice: DigitalChoice, names: list[str]) -> None:
+def _refuse_unused(said: str, choice: DigitalChoice, names: list[str]) -> None:
     near = difflib.get_close_matches(choice, names, 3) if isinstance(choice, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise PassError(
-        f"digital: {choice!r} matches no region; {hint}the regions are "
+        f"{said} matches no region; {hint}the regions are "
         f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
     )

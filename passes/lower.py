@@ -14,11 +14,13 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from analogize.array import WeightArray
+from analogize.errors import PassError
 from analogize.ops import AnalogOp
 from analogize.passes.choice import Selected
 from analogize.passes.signature import PRODUCTS, attribute, bound_arguments, expand
 from analogize.product import Convolution, Linear, Product
 from analogize.region import Region
+from analogize.targets.overrides import settings_of
 from analogize.targets.spec import Target
 
 
@@ -29,22 +31,52 @@ def lower(module: fx.GraphModule, target: Target) -> int:
         record = node.meta.get("analog")
         if isinstance(record, Selected) and node.op == "call_function":
             calls.setdefault((record.weight, _product(node)), []).append(node)
-    arrays: dict[tuple[int, object], WeightArray] = {}
+    arrays = Arrays(target)
     for index, ((_, product), nodes) in enumerate(calls.items()):
         region = _region(module, nodes, index)
         weight = attribute(module, region.weight)
-        key = (id(weight), layout(product))
-        if key not in arrays:
-            # In weight units the array needs no rescaling of activations; codes need converters.
-            folded = target.dac.bits is None and target.adc.bits is None
-            arrays[key] = WeightArray(weight, product, target, region.name, folded)
+        array, settings = arrays.of(weight, product, region.name, id(weight))
         path = _free_path(module, region.weight)
-        op = AnalogOp(arrays[key], product, target, region)
+        op = AnalogOp(array, product, settings, region)
         owner = module.get_submodule(region.weight.rpartition(".")[0])
         module.add_submodule(path, op.train(owner.training))
         for node in nodes:
             _replace(module.graph, node, path)
     return sum(map(len, calls.values()))
+
+
+class Arrays:
+    """The arrays of one model: products of one weight share one, whatever their attributes."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._made: dict[tuple[object, object], tuple[WeightArray, Target]] = {}
+
+    def of(
+        self, weight: Tensor, product: Product, region: str, source: object
+    ) -> tuple[WeightArray, Target]:
+        """The array of ``weight`` and the region's settings; equal ``source`` is equal weight.
+
+        Raises:
+            PassError: regions that share an array have other settings.
+        """
+        settings = settings_of(self.target, region)
+        key = (source, layout(product))
+        if key not in self._made:
+            # In weight units the array needs no rescaling of activations; codes need converters.
+            folded = settings.dac.bits is None and settings.adc.bits is None
+            array = WeightArray(weight, product, settings, region, folded)
+            self._made[key] = array, settings
+        array, first = self._made[key]
+        # Equal but for what is the target's alone.
+        if settings.model_copy(update={"overrides": ()}) != first.model_copy(
+            update={"overrides": ()}
+        ):
+            raise PassError(
+                f"regions '{array.name}' and '{region}' share one array and need equal settings; "
+                f"name both in the same override of target '{self.target.name}'"
+            )
+        return array, settings
 
 
 def _product(node: fx.Node) -> Product:

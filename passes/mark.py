@@ -12,10 +12,18 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from analogize.passes.choice import Choices, Declined, Selected
+from analogize.passes.choice import (
+    ACTIVATIONS,
+    NEEDS_A_RULE,
+    NO_PRODUCT,
+    Choices,
+    Declined,
+    Selected,
+    enclosing,
+)
 from analogize.passes.functionalize import has_hooks
 from analogize.passes.request import request_of
-from analogize.passes.signature import PRODUCTS, attribute, bound_arguments
+from analogize.passes.signature import PRODUCTS, RULES, attribute, bound_arguments
 from analogize.targets.spec import Target
 
 _OTHER_PRODUCTS = {
@@ -32,16 +40,6 @@ _OTHER_PRODUCTS = {
     nn.functional.scaled_dot_product_attention,
 }
 _PRODUCT_METHODS = {"matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "__matmul__"}
-# Leaf modules whose parameters scale or look up, but never enter a matrix product.
-_NO_PRODUCT = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.PReLU,
-    nn.Embedding,
-    nn.EmbeddingBag,
-)
 
 
 def mark(module: fx.GraphModule, target: Target) -> int:
@@ -56,7 +54,7 @@ def mark(module: fx.GraphModule, target: Target) -> int:
     for node in module.graph.nodes:
         record = _judge(module, node, stored)
         if isinstance(record, Selected):
-            record = choices.decide(record, _owner(module, record))
+            record = choices.decide(record, enclosing(module, record.weight))
         if record is not None:
             node.meta["analog"] = record
             count += isinstance(record, Selected)
@@ -78,15 +76,19 @@ def _judge(
         reason = (
             f"'{name}' with a stored weight is not supported; use nn.Linear or F.linear"
             if is_stored
-            else "both operands are activations"
+            else ACTIVATIONS
         )
         return Declined(node.name, name, reason)
+    inputs = node.all_input_nodes
+    weights = [n for n in inputs if n in stored]
+    if node.op == "call_function" and node.target in RULES and 0 < len(weights) < len(inputs):
+        return Declined(node.name, getattr(node.target, "__name__", node.name), NEEDS_A_RULE)
     return None
 
 
 def _judge_module(module: fx.GraphModule, node: fx.Node) -> Declined | None:
     owner = module.get_submodule(str(node.target))
-    if isinstance(owner, _NO_PRODUCT) or not any(p.ndim > 1 for p in owner.parameters()):
+    if isinstance(owner, NO_PRODUCT) or not any(p.ndim > 1 for p in owner.parameters()):
         return None
     kind = type(owner).__name__
     if has_hooks(owner):
@@ -141,7 +143,3 @@ def _has_node(value: Any) -> bool:
     found: list[fx.Node] = []
     fx.node.map_arg(value, found.append)
     return bool(found)
-
-
-def _owner(module: fx.GraphModule, record: Selected) -> nn.Module:
-    return module.get_submodule(record.weight.rpartition(".")[0])

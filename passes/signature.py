@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import wrap_torch_function
 
 
@@ -51,6 +53,10 @@ PRODUCTS: dict[Any, Signature] = {
 }
 
 
+# Operators that hold products, and how they are taken apart; see frontends/operators.py.
+RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
 def bound_arguments(node: fx.Node) -> dict[str, Any]:
     """All arguments of a product's call by name, defaults filled in."""
     parameters = PRODUCTS[node.target].parameters
@@ -64,7 +70,10 @@ def set_arguments(node: fx.Node, arguments: dict[str, Any]) -> None:
 
 
 def attribute(module: fx.GraphModule, name: str) -> Any:
-    """What a get_attr node reads: ``module.a.b.c``, computed properties included."""
+    """What a get_attr node reads; None for a computed property, which may count its readings."""
+    owner, _, last = name.rpartition(".")
+    if is_parametrized(module.get_submodule(owner), last):
+        return None
     return attrgetter(name)(module)
 
 

@@ -6,6 +6,8 @@ original returned.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -46,26 +48,50 @@ def verify(module: fx.GraphModule, target: Target) -> int:
 
 
 def require_equal(actual: Any, expected: Any) -> None:
-    """Compare two nested outputs leaf by leaf.
+    """Compare two nested outputs leaf by leaf, dataclasses included.
+
+    Whole numbers may come from a comparison of rounded values; of these only the shape is compared.
 
     Raises:
         PassError: a tensor differs by more than rounding, or the structures differ.
     """
-    mine, theirs = tree_leaves(actual), tree_leaves(expected)
+    mine, theirs = _leaves(actual), _leaves(expected)
     if len(mine) != len(theirs):
         raise PassError(f"the rewritten model returns {len(mine)} values, not {len(theirs)}")
     for index, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-        if not isinstance(b, Tensor) or not b.is_floating_point() or not b.numel():
-            continue
-        if a.shape != b.shape:
-            raise PassError(f"output {index}: shape {tuple(a.shape)}, not {tuple(b.shape)}")
-        if b.is_meta:
-            continue
-        scale = b.abs().nan_to_num().max().clamp(min=torch.finfo(b.dtype).tiny)
-        error = float(((a - b).abs().nan_to_num().max() / scale).float())
-        if error > _TOLERANCE.get(b.dtype, 1e-4):
-            raise PassError(
-                f"output {index} of the rewritten model differs from the original's by "
-                f"{error:.1e} of its largest value, with every analog stage bypassed; the "
-                "captured graph does not compute the model's function"
-            )
+        if isinstance(a, Tensor) != isinstance(b, Tensor):
+            raise PassError(f"output {index} is a {type(a).__name__}, not a {type(b).__name__}")
+        if isinstance(b, Tensor):
+            _require_equal_tensors(index, a, b)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Everything in nested containers, and in objects that torch does not know as such."""
+    found: list[Any] = []
+    for leaf in tree_leaves(value):
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            found += _leaves([getattr(leaf, f.name) for f in fields(leaf)])
+        elif isinstance(leaf, Mapping):
+            found += _leaves(list(leaf.values()))
+        else:
+            found.append(leaf)
+    return found
+
+
+def _require_equal_tensors(index: int, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise PassError(f"output {index}: shape {tuple(a.shape)}, not {tuple(b.shape)}")
+    if a.dtype != b.dtype:
+        raise PassError(f"output {index}: {a.dtype}, not {b.dtype}")
+    if b.is_meta or not b.numel() or not (b.is_floating_point() or b.is_complex()):
+        return
+    # What both have is equal, infinities included; what only one has is not.
+    same = (a == b) | (a.isnan() & b.isnan())
+    scale = b.abs().where(b.isfinite(), 0).max().clamp(min=torch.finfo(b.dtype).tiny)
+    error = float(((a - b).abs().where(~same, 0).max() / scale).float())
+    if not error <= _TOLERANCE.get(b.abs().dtype, 1e-4):
+        raise PassError(
+            f"output {index} of the rewritten model differs from the original's by "
+            f"{error:.1e} of its largest value, with every analog stage bypassed; the "
+            "captured graph does not compute the model's function"
+        )

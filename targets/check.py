@@ -8,6 +8,8 @@ from analogize.targets.base import refuse
 from analogize.targets.noise import (
     CustomNoise,
     GaussianNoise,
+    IRDropNoise,
+    NoiseModel,
     OutputNoise,
     ProgrammingNoise,
     ReadNoise,
@@ -42,32 +44,52 @@ def check_range(target: Target) -> None:
 
 def check_devices(target: Target) -> None:
     """Device models need conductances, inside the range that their figures were measured in."""
-    conductance = target.conductance
     late: str | None = None
     for index, model in enumerate(target.noise):
-        if isinstance(model, ReadNoise) and model.sigma is not None and conductance is None:
+        if isinstance(model, ReadNoise) and model.sigma is not None and not target.conductance:
             reason = "it is a curve over conductances, so give the target 'conductance'"
             raise refuse(f"noise.{index}.sigma", reason)
         if not acts_on_devices(model):
             continue
-        if isinstance(model, _PROGRAMMING) and late is not None:
+        late = _check_order(model, index, late)
+        _check_conductance(target, model, index)
+
+
+def _check_order(model: NoiseModel, index: int, late: str | None) -> str | None:
+    """Programming, then time, then wires; returns the last model that is no programming."""
+    if isinstance(model, _PROGRAMMING):
+        if late is not None:
             reason = f"it happens during programming, so list it before '{late}'"
             raise refuse(f"noise.{index}.model", reason)
-        if not isinstance(model, _PROGRAMMING):
-            late = model.model
-        if conductance is None:
-            name = model.model if not isinstance(model, CustomNoise) else "on: devices"
-            reason = f"'{name}' acts on conductances, so give the target 'conductance'"
+        return None
+    if late == "ir_drop":
+        reason = "wires come in when all cells are as they are read, so list it before 'ir_drop'"
+        raise refuse(f"noise.{index}.model", reason)
+    return model.model
+
+
+def _check_conductance(target: Target, model: NoiseModel, index: int) -> None:
+    conductance = target.conductance
+    if conductance is None:
+        name = model.model if not isinstance(model, CustomNoise) else "on: devices"
+        reason = f"'{name}' acts on conductances, so give the target 'conductance'"
+        raise refuse(f"noise.{index}.model", reason)
+    if isinstance(model, IRDropNoise):
+        if target.array is None:
+            reason = "wires are as long as a tile, so give the target 'array'"
             raise refuse(f"noise.{index}.model", reason)
-        if isinstance(model, ProgrammingNoise | RelaxationNoise) and model.valid is not None:
-            low, high = model.valid.min, model.valid.max
-            if not low <= conductance.g_min < conductance.g_max <= high:
-                reason = (
-                    f"its figures hold from {low:g} to {high:g} {conductance.unit}, and the target "
-                    f"uses {conductance.g_min:g} to {conductance.g_max:g}; stay inside, or give "
-                    "curves that were measured there"
-                )
-                raise refuse(f"noise.{index}.valid", reason)
+        if conductance.unit != "uS":
+            reason = f"ohms need siemens, so give conductances in uS, not {conductance.unit}"
+            raise refuse(f"noise.{index}.model", reason)
+    if isinstance(model, ProgrammingNoise | RelaxationNoise) and model.valid is not None:
+        low, high = model.valid.min, model.valid.max
+        if not low <= conductance.g_min < conductance.g_max <= high:
+            reason = (
+                f"its figures hold from {low:g} to {high:g} {conductance.unit}, and the target "
+                f"uses {conductance.g_min:g} to {conductance.g_max:g}; stay inside, or give "
+                "curves that were measured there"
+            )
+            raise refuse(f"noise.{index}.valid", reason)
 
 
 def check_output(target: Target) -> None:

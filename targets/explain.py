@@ -72,7 +72,9 @@ def _show(root: Node, path: Iterable[str | int]) -> str:
 
 
 def _unknown_key(key: str, siblings: list[str]) -> str:
-    elsewhere = dict.fromkeys(name for name in known_keys() if name.rsplit(".", 1)[-1] == key)
+    # What an override may hold is the target's, so its own places would be named twice.
+    places = [name for name in known_keys() if not name.startswith("overrides[].")]
+    elsewhere = dict.fromkeys(name for name in places if name.rsplit(".", 1)[-1] == key)
     if elsewhere:
         hint = f"; did you mean {' or '.join(elsewhere)}?"
     else:

@@ -3,7 +3,7 @@
     on weights    gaussian, fixed_snr            ratios, for any technology
     on devices    programming, relaxation,       conductances of the cells, in the order listed;
                   drift, log_drift, one_over_f,  they need ``conductance`` in the target
-                  variation, stuck
+                  variation, stuck, ir_drop
     on products   read, output                   drawn anew at every product, chip or no chip
     anything      custom                         a Python function of yours
 
@@ -196,6 +196,29 @@ class StuckNoise(Spec):
         return f"stuck {self.at_min + self.at_max:.2g}"
 
 
+class IRDropNoise(Spec):
+    """IR drop, a first-order approximation: wires with resistance take voltage from the cells.
+
+    G / (1 + loss), loss_ij = r_row sum_m min(j, m) G_im + r_col sum_m min(i, m) G_mj over the cells
+    of a tile, counted from the drivers and the ADCs. It holds up to a loss of 1 and is refused
+    beyond. Nothing is random; it comes last of the models on devices.
+    """
+
+    model: Literal["ir_drop"] = "ir_drop"
+    row_segment: Level = Field(
+        default=0.0, description="Ohms of a row's wire from one cell to the next."
+    )
+    column_segment: Level = Field(
+        default=0.0, description="Ohms of a column's wire from one cell to the next."
+    )
+
+    def __str__(self) -> str:
+        return (
+            f"IR drop to first order, {self.row_segment:g} and {self.column_segment:g} ohm "
+            "a segment of row and column"
+        )
+
+
 class ReadNoise(Spec):
     """Weight noise drawn anew for every input vector of every product.
 
@@ -258,6 +281,7 @@ DeviceModel = (
     | OneOverFNoise
     | VariationNoise
     | StuckNoise
+    | IRDropNoise
 )
 ProductModel = ReadNoise | OutputNoise
 NoiseModel = Annotated[

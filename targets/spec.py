@@ -8,7 +8,8 @@
     ├── dac, adc      grids of the activations that enter and of the sums that leave the array
     ├── array         rows and columns of one crossbar tile
     ├── cost          energies for the estimate in the summary
-    └── digital       what is never mapped to the array
+    ├── digital       what is never mapped to the array
+    └── overrides     other settings for some regions (overrides.py)
 
 Quantities are in the units of the tensor they apply to (weights, activations), and noise levels are
 ratios, so one target fits every model. "The paper" is *Noisy Machines: Understanding Noisy Neural
@@ -26,6 +27,7 @@ from analogize.targets.check import check_devices, check_digits, check_output, c
 from analogize.targets.conductance import Conductance
 from analogize.targets.dialect import dump
 from analogize.targets.noise import FixedSNRNoise, GaussianNoise, NoiseModel
+from analogize.targets.overrides import check_overrides
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -43,6 +45,7 @@ __all__ = [
     "GaussianNoise",
     "NoiseModel",
     "Operator",
+    "Override",
     "PercentileRange",
     "Spec",
     "StdRange",
@@ -246,6 +249,40 @@ class Digital(Spec):
     )
 
 
+class WeightsChange(Weights):
+    """Some of the settings of ``weights``; checked once they lie over the target's."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return self
+
+
+class ConverterChange(Converter):
+    """Some of the settings of a converter; checked once they lie over the target's."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return self
+
+
+class Override(Spec):
+    """Other settings for some regions: what is given here lies over the target's, key by key."""
+
+    regions: tuple[Text, ...] = Field(
+        min_length=1,
+        description="Glob patterns on region names, for example 'conv1' or 'layer4.*'; "
+        "a target whose override matches no region of a model is refused for that model.",
+    )
+    weights: WeightsChange | None = Field(default=None, description="As in the target, in part.")
+    conductance: Conductance | None = Field(default=None, description="Instead of the target's.")
+    noise: tuple[NoiseModel, ...] | None = Field(
+        default=None, description="Instead of the target's; an empty list: no noise."
+    )
+    dac: ConverterChange | None = Field(default=None, description="As in the target, in part.")
+    adc: ConverterChange | None = Field(default=None, description="As in the target, in part.")
+    array: Array | None = Field(default=None, description="Instead of the target's.")
+
+
 class Target(Spec):
     """An analog accelerator as analogize sees it; built in, read from YAML, or made in Python.
 
@@ -290,6 +327,9 @@ class Target(Spec):
         default=None, description="Energies for the estimate in the summary; null: unknown."
     )
     digital: Digital = Field(default=Digital(), description="What is never mapped to the array.")
+    overrides: tuple[Override, ...] = Field(
+        default=(), description="Other settings for some regions; of several, later ones win."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -297,8 +337,12 @@ class Target(Spec):
         check_devices(self)
         check_output(self)
         check_digits(self)
+        check_overrides(self)
         return self
 
     def to_yaml(self) -> str:
         """The target as a YAML file that ``load_target`` reads back equal, defaults spelled out."""
-        return dump(self.model_dump(mode="json", by_alias=True))
+        data = self.model_dump(mode="json", by_alias=True)
+        # A default that is spelled out in an override would be a change.
+        data["overrides"] = [o.model_dump(mode="json", exclude_unset=True) for o in self.overrides]
+        return dump(data)

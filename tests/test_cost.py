@@ -49,7 +49,7 @@ def test_digits() -> None:
     array = {"rows": 10, "cols": 8, "tiling": True, "cell_bits": 2, "input_bits": 1}
     found, _ = work(array, {"bits": 12, "range": {"kind": "full"}})
     assert found.adc == VECTORS * 16 * 3 * 7 * 4
-    assert found.dac == VECTORS * 27 * 2 * 7
+    assert found.dac == VECTORS * 27 * 2 * 7 * 4
 
 
 def test_energy_and_its_formula() -> None:
@@ -63,7 +63,32 @@ def test_unknown_energies_are_said() -> None:
     assert "the target gives no energies" in work(None)[1]
     found, text = work(None, cost={"adc": 2.0})
     assert found.energy is None
-    assert "the target's energies are incomplete" in text
+    assert found.known_energy == VECTORS * 16 * 2.0
+    known = f"{VECTORS * 16 * 2.0 * 1e-6:.4g} uJ = "
+    assert known in text
+    assert "without DAC conversions and digital multiply-accumulates: the target gives no" in text
+
+
+def test_isaac_by_hand() -> None:
+    """2 mW / 1.28 GS/s and 4 mW 100 ns / 1024 for 16-bit weights and inputs, 15 bits of magnitude.
+
+    100 inputs and 20 outputs take one row of tiles; 8 slices of 2 bits and 15 digits of 1 bit.
+    """
+    x = torch.randn(3, 100)
+    found = summary(analogize(nn.Linear(100, 20), "isaac", [x], example_inputs=x)).work
+    assert found is not None
+    assert (found.tiles, found.adc, found.dac) == (8, 3 * 20 * 8 * 15, 3 * 100 * 8 * 15)
+    expected = found.adc * 2e-3 / 1.28e9 + found.dac * 4e-3 * 100e-9 / 1024
+    assert found.energy == pytest.approx(expected * 1e12, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["pcm_4bit", "pcm_8bit", "reram_4bit", "reram_8bit"])
+def test_generic_targets_know_the_energy_of_their_adc_alone(name: str) -> None:
+    x = torch.randn(3, 100)
+    found = summary(analogize(nn.Linear(100, 20), name, [x], example_inputs=x)).work
+    assert found is not None
+    assert found.unknown == ("DAC conversions",)
+    assert found.known_energy == 3 * 20 * 1.5625
 
 
 def test_without_example_inputs_nothing_is_known() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from analogize import analogize
 from analogize.analyze import compare
-from analogize.assignment import _upper_bound
+from analogize.assignment_search import upper_bound
 from analogize.evaluation import stein_count, stein_interval
 from analogize.targets.spec import FixedSNRNoise, Target
 
@@ -74,6 +74,7 @@ def test_the_stopping_rule_covers_where_looking_every_time_would_not(pilot: int)
 def test_the_bound_of_an_assignment_errs_as_rarely_as_stated() -> None:
     generator = np.random.default_rng(2)
     wrong = sum(
-        _upper_bound(generator.normal(0.01, 0.02, 10).tolist(), 0.05) < 0.01 for _ in range(RUNS)
+        upper_bound(torch.from_numpy(generator.normal(0.01, 0.02, (10, 1))), 0.05) < 0.01
+        for _ in range(RUNS)
     )
     assert 0.03 <= wrong / RUNS <= 0.07

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from analogize import analogize
+from analogize import analogize, noise_mode, program
 from analogize.analyze import Sensitivity, sensitivity
 from analogize.errors import EvaluationError
 from analogize.ops import operators
 from analogize.ranking import curvature_costs, only_noisy
+from analogize.targets.noise import ReadNoise
 from analogize.targets.spec import (
     AbsMaxRange,
     Converter,
@@ -93,6 +94,48 @@ def test_only_noisy_puts_the_noise_back(classifier) -> None:
     with only_noisy(analog, ["2"]):
         assert [bool(op.array.noise) for op in operators(analog)] == [False, True, False]
     assert all(op.array.noise == SNR.noise for op in operators(analog))
+
+
+def test_read_noise_of_the_others_is_silent_too(classifier) -> None:
+    model, data = classifier
+    noise = (FixedSNRNoise(ratio=0.1), ReadNoise(additive=0.05))
+    target = Target(name="read", weights=Weights(range=AbsMaxRange()), noise=noise)
+    analog = analogize(model, target, example_inputs=data[0][0]).eval()
+    program(analog, 1)
+    seen: list[list[torch.Tensor]] = []
+    for op in operators(analog):
+        op.register_forward_hook(lambda _, inputs, output: seen[-1].append(output))
+
+    def draws(names: list[str]) -> list[bool]:
+        """Which regions' own products differ between two passes of one chip."""
+        seen.clear()
+        with torch.no_grad(), only_noisy(analog, names):
+            program(analog, 1)
+            for _ in range(2):
+                seen.append([])
+                analog(data[0][0])
+        return [not torch.equal(a, b) for a, b in zip(*seen, strict=True)]
+
+    assert draws([]) == [False, False, False]
+    # What a noisy region gives on differs for the ones behind it, whose own noise is silent.
+    assert draws(["4"]) == [False, False, True]
+    assert draws(["2"]) == [False, True, True]
+    assert draws(["0", "2", "4"]) == [True, True, True]
+    with only_noisy(analog, ["2"]), noise_mode(analog, "off"), torch.no_grad():
+        clean = analog(data[0][0])
+    with only_noisy(analog, []), torch.no_grad():
+        program(analog, 1)
+        assert torch.equal(analog(data[0][0]), clean)
+    program(analog, 1)
+    assert draws(["0", "2", "4"])[0]  # put back afterwards
+
+
+def test_silent_cells_of_sliced_weights_cost_nothing(classifier) -> None:
+    model, data = classifier
+    analog = analogize(model, "isaac", data)
+    # The eight digits of a weight stand for the weight itself, to float32's rounding.
+    costs = curvature_costs(analog, data)
+    assert all(0 <= cost < 1e-6 for cost in costs.values())
 
 
 def test_other_outputs_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from functools import partial
@@ -11,10 +12,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from analogize import noise
 from analogize.cli.options import (
     BatchSize,
     Cache,
     CalibrationBatches,
+    Device,
     Download,
     ImageSize,
     Limit,
@@ -29,16 +32,35 @@ from analogize.cli.options import (
 from analogize.cli.prepare import (
     build_model,
     first_inputs,
+    parse_device,
     read_weights,
     rewrite,
     training_batches,
 )
 from analogize.data import load_dataset
-from analogize.errors import EvaluationError
+from analogize.devices.times import seconds
+from analogize.errors import EvaluationError, ExportError
 from analogize.targets import load_target
+from analogize.targets.noise import DriftNoise, LogDriftNoise, OneOverFNoise, RelaxationNoise
+from analogize.targets.spec import Target as Spec
+
+_TIMED = (DriftNoise, LogDriftNoise, OneOverFNoise, RelaxationNoise)
 
 Out = Annotated[Path, typer.Option(help="HTML file to write.")]
-Levels = Annotated[str, typer.Option(help="Noise levels from 0, separated by commas.")]
+Levels = Annotated[
+    str | None,
+    typer.Option(
+        help="Noise levels, separated by commas; 'target' is the target's own noise. By default 0, "
+        "1/2, 1, 2 and 4 times the target's level, or its own noise where that has no level."
+    ),
+]
+Times = Annotated[
+    str | None,
+    typer.Option(
+        help="When chips are read after programming, for example '0 s, 1 hour, 1 day'; by default "
+        "up to a year where the target's noise changes with time."
+    ),
+]
 Instances = Annotated[int, typer.Option(help="Programmed chips a noise level, at least 4.")]
 Samples = Annotated[int, typer.Option(help="Inputs for the mutual information.")]
 
@@ -50,7 +72,8 @@ def report_command(
     data: Root = None,
     weights: Weights = None,
     target: Target = "pcm_4bit",
-    eta: Levels = "0,0.02,0.04,0.08",
+    eta: Levels = None,
+    drift_time: Times = None,
     instances: Instances = 20,
     samples: Samples = 100,
     seed: Seed = 0,
@@ -61,20 +84,25 @@ def report_command(
     image_size: ImageSize = None,
     cache: Cache = None,
     download: Download = False,
+    device: Device = "cpu",
 ) -> None:
     """Analyse a trained classifier on a target and write one self-contained HTML report.
 
-    Robustness, bias and variance, mutual information, sensitivity of each region, and what the
-    converters clip, on the test split; with the target's own noise where only one region is noisy.
+    Robustness over noise levels or over time, bias and variance, mutual information, sensitivity of
+    each region, and what the converters clip, on the test split; with the target's own noise where
+    only one region is noisy.
     """
     # Imported here, so that other commands do not wait for Matplotlib, SciPy and torchmetrics.
     from analogize.analyze import bias_variance, mutual_information, sensitivity
     from analogize.converter_use import converter_use
+    from analogize.drops import Drops
     from analogize.montecarlo import evaluate
     from analogize.report import write_report
 
-    levels, loaded = _levels(eta), load_target(target)
-    network, state = build_model(model, model_arg or []), read_weights(weights)
+    _check(out, instances)
+    loaded, place = load_target(target), parse_device(device)
+    levels, times = _levels(eta, loaded), _times(drift_time, loaded)
+    network, state = build_model(model, model_arg or []).to(place), read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}
     test = load_dataset(dataset, data, train=False, limit=limit, **options)
     batches = test.batches(batch_size)
@@ -87,8 +115,12 @@ def report_command(
         out,
         analog,
         title=f"{model} on {loaded.name}",
+        description=loaded.description,
         command=shlex.join(["analogize", *sys.argv[1:]]),
-        evaluation=evaluate(analog, batches, "accuracy", levels, instances, seed),
+        clean=Drops(analog, batches, seed).baseline,
+        evaluation=evaluate(
+            analog, batches, "accuracy", levels, instances, seed, drift_time=times or None
+        ),
         decomposition=bias_variance(analog, batches, levels, instances, seed=seed),
         information=mutual_information(
             analog, list(shuffled), levels, min(samples, len(test)), instances, seed=seed
@@ -99,8 +131,38 @@ def report_command(
     typer.echo(f"report: {out}")
 
 
-def _levels(text: str) -> list[float]:
+def _check(out: Path, instances: int) -> None:
+    """Refuse now what would otherwise end a long run."""
+    if not out.resolve().parent.is_dir() or out.is_dir():
+        raise ExportError(f"cannot write the report to {out}: name a file in an existing folder")
+    if instances < 4:
+        raise EvaluationError(
+            f"--instances is {instances}; the estimates need at least 4 chips a level"
+        )
+
+
+def _levels(text: str | None, target: Spec) -> list[float | None]:
+    """The levels asked for; by default around the target's own, or its noise as it is."""
+    if text is None:
+        own = [noise.level(model) for model in target.noise if noise.has_level(model)]
+        if len(target.noise) == len(own) == 1 and own[0] > 0:
+            return [factor * own[0] for factor in (0, 0.5, 1, 2, 4)]
+        return [None]
     try:
-        return [float(part) for part in text.split(",")]
+        return [None if part.strip() == "target" else float(part) for part in text.split(",")]
     except ValueError as cause:
-        raise EvaluationError(f"--eta '{text}' must be numbers, for example 0,0.02,0.04") from cause
+        raise EvaluationError(
+            f"--eta '{text}' must be numbers or 'target', for example 0,0.02,0.04"
+        ) from cause
+
+
+def _times(text: str | None, target: Spec) -> list[float]:
+    """The times asked for; by default from the first reading to a year, as far as is known."""
+    if text is not None:
+        return [seconds(part) for part in text.split(",")]
+    if not any(isinstance(model, _TIMED) for model in target.noise):
+        return []
+    known = [m.points[-1].time for m in target.noise if isinstance(m, RelaxationNoise)]
+    last = min(known, default=math.inf)
+    times = {0.0, *map(seconds, ("1 hour", "1 day", "1 month", "1 year")), last}
+    return sorted(time for time in times if time <= last and time < math.inf)

@@ -15,23 +15,26 @@ from rich.table import Table
 from analogize.cli.fit import fit_command
 from analogize.errors import TargetError
 from analogize.targets.describe import json_schema
+from analogize.targets.dialect import dump_inline
+from analogize.targets.formula import formula
 from analogize.targets.load import load_target, names, sources
 from analogize.targets.spec import (
     AbsMaxRange,
     Array,
     Conductance,
     Converter,
+    Cost,
     Digital,
     FixedRange,
-    FixedSNRNoise,
     FullRange,
-    GaussianNoise,
-    NoiseModel,
     PercentileRange,
     StdRange,
     Target,
     Weights,
 )
+
+# Wide enough for the comments of the built-in files.
+_WIDTH = 120
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,6 +79,8 @@ def show(
         typer.echo(loaded.to_yaml(), nl=False)
         return
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own
+        console.width = max(console.width, _WIDTH)
     console.print(f"[bold]{escape(loaded.name)}[/bold] ({escape(loaded.technology)})")
     if loaded.description:
         console.print(escape(loaded.description))
@@ -129,11 +134,16 @@ def _settings(target: Target) -> Table:
     if target.conductance is not None:
         table.add_row("conductance", _conductance(target.conductance))
         table.add_row("compensation", target.compensation)
-    table.add_row("noise", "\n".join(_noise(model) for model in target.noise) or "none")
+    unit = "" if target.conductance is None else target.conductance.unit
+    table.add_row("noise", escape("\n".join(formula(m, unit) for m in target.noise)) or "none")
     table.add_row("DAC", _converter(target.dac))
     table.add_row("ADC", _converter(target.adc))
     table.add_row("array", _array(target.array))
+    table.add_row("energies", _cost(target.cost))
     table.add_row("digital", escape(_digital(target.digital)))
+    for override in target.overrides:
+        given = override.model_dump(mode="json", exclude_unset=True, exclude={"regions"})
+        table.add_row("but", escape(f"{', '.join(override.regions)}: {dump_inline(given)}"))
     return table
 
 
@@ -154,13 +164,10 @@ def _bits(bits: int | None) -> str:
     return "-" if bits is None else str(bits)
 
 
-def _noise(model: NoiseModel) -> str:
-    match model:
-        case GaussianNoise():
-            return f"Gaussian, {model}: sigma_N = eta (W_max - W_min)"
-        case FixedSNRNoise():
-            return f"Gaussian, {model}"
-    return str(model)
+def _cost(cost: Cost | None) -> str:
+    figures = {} if cost is None else cost.model_dump(exclude_none=True)
+    words = {"adc": "an ADC conversion", "dac": "a DAC conversion", "digital_mac": "a digital MAC"}
+    return ", ".join(f"{figures[key]:g} pJ {words[key]}" for key in figures) or "not known"
 
 
 def _conductance(mapping: Conductance) -> str:

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from analogize.devices import curves, drift, programming
 from analogize.devices.conductance import from_pairs, to_pairs
+from analogize.devices.curves import Conductances
 from analogize.devices.custom import resolve
 from analogize.devices.random import Draws
 from analogize.devices.times import describe
+from analogize.devices.wires import Layout, ir_drop
 from analogize.errors import ChipError
 from analogize.quantize import Bound
 from analogize.targets import noise as models
@@ -51,14 +53,16 @@ class Cells:
     """Conductances on their way: shape (2, pairs, *weights) each.
 
     Attributes:
-        target: what was asked for.
+        target: what was asked for, the same of every pair: shape (2, 1, *weights).
         programmed: what programming left.
         read: what a reading finds.
+        layout: where on tiles the weights lie, or None where tiles have no size.
     """
 
     target: Tensor
     programmed: Tensor
     read: Tensor
+    layout: Layout | None
 
     def program(self, conductance: Tensor) -> Cells:
         """The cells after a change of what is programmed."""
@@ -72,6 +76,7 @@ def simulate(
     noise: tuple[models.NoiseModel, ...],
     reading: Reading,
     name: str = "array",
+    layout: Layout | None = None,
 ) -> Tensor:
     """The weights that the cells of an array stand for when read.
 
@@ -82,14 +87,15 @@ def simulate(
         noise: noise models; those that do not act on devices are passed over.
         reading: chip, time and cycle.
         name: of the array, for error messages.
+        layout: where on tiles the weights lie; needed by models of the wires alone.
 
     Raises:
-        ChipError: a time outside a model's range; the message names array and model.
+        ChipError: a time or a loss outside a model's range; the message names array and model.
     """
     g_min, g_max = conductance.g_min, conductance.g_max
     pair = to_pairs(weights, full, g_min, g_max).unsqueeze(1)
-    target = pair.expand(2, conductance.pairs, *weights.shape)
-    cells = Cells(target, target, target)
+    first = pair.expand(2, conductance.pairs, *weights.shape)
+    cells = Cells(pair, first, first, layout)
     for index, model in enumerate(noise):
         if models.acts_on_devices(model):
             step = _STEPS[type(model)]
@@ -100,14 +106,15 @@ def simulate(
                     f"'{name}' cannot be read {describe(reading.time)} after programming: "
                     f"noise[{index}] ({model.model}): {cause}"
                 ) from cause
-    return from_pairs(cells.read.mean(1), full, g_min, g_max)
+    read = cells.read.squeeze(1) if conductance.pairs == 1 else cells.read.mean(1)
+    return from_pairs(read, full, g_min, g_max)
 
 
 def _program(
     model: models.ProgrammingNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
     sigma = _spread(model.sigma, cells.target)
-    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.target)
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.programmed)
     return cells.program(programming.programming_noise(cells.programmed, sigma, normal))
 
 
@@ -119,13 +126,15 @@ def _relax(
         [point.time for point in model.points],
         reading.time,
     )
-    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.target)
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.programmed)
     return cells.program(programming.programming_noise(cells.programmed, sigma, normal))
 
 
 def _spread(curve: Any, target: Tensor) -> Tensor:
     sigma = curves.evaluate(curve, target)
-    if bool((sigma < 0).any()):
+    if torch.compiler.is_compiling():  # a graph cannot branch on a value, but it can stop at one
+        torch._assert_async(sigma.min() >= 0, "a noise model's sigma is negative")
+    elif float(sigma.min()) < 0:
         worst = float(target.flatten()[sigma.argmin()])
         raise ValueError(f"its sigma is negative at a conductance of {worst:.4g}; check the curve")
     return sigma
@@ -135,7 +144,7 @@ def _vary(
     model: models.VariationNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
     moment = f" cycle {reading.cycle}" if model.source == "cycle" else ""
-    normal = reading.draws.normal(name + moment, cells.target)
+    normal = reading.draws.normal(name + moment, cells.programmed)
     return cells.program(
         programming.variation(cells.programmed, model.std, normal, model.distribution)
     )
@@ -144,7 +153,7 @@ def _vary(
 def _stick(
     model: models.StuckNoise, cells: Cells, mapping: Conductance, reading: Reading, name: str
 ) -> Cells:
-    uniform = reading.draws.uniform(name, cells.target)
+    uniform = reading.draws.uniform(name, cells.programmed)
     return cells.program(
         programming.stick(
             cells.programmed, model.at_min, model.at_max, uniform, mapping.g_min, mapping.g_max
@@ -155,10 +164,13 @@ def _stick(
 def _drift(
     model: models.DriftNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
+    if reading.time == 0:  # nothing has drifted yet, so no exponents are needed
+        return cells
+    target = Conductances(cells.target)
     nu = drift.drift_exponents(
-        curves.evaluate(model.nu_mean, cells.target),
-        curves.evaluate(model.nu_std, cells.target),
-        reading.draws.normal(name, cells.target),
+        curves.evaluate(model.nu_mean, target),
+        curves.evaluate(model.nu_std, target),
+        reading.draws.normal(name, cells.read),
     )
     return replace(cells, read=drift.power_law(cells.read, nu, reading.time, model.t0))
 
@@ -166,7 +178,7 @@ def _drift(
 def _log_drift(
     model: models.LogDriftNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
-    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.target)
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.read)
     slopes = (model.mean_slope, model.std_intercept, model.std_slope)
     return replace(cells, read=drift.logarithmic(cells.read, *slopes, normal, reading.time))
 
@@ -175,10 +187,19 @@ def _one_over_f(
     model: models.OneOverFNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
     # Readings at different times are taken as independent.
-    normal = reading.draws.normal(f"{name} cycle {reading.cycle} at {reading.time!r}", cells.target)
+    normal = reading.draws.normal(f"{name} cycle {reading.cycle} at {reading.time!r}", cells.read)
     ratio = drift.one_over_f_ratio(model.t0 + reading.time, model.t_read)
     q = curves.evaluate(model.q, cells.programmed)
     return replace(cells, read=drift.one_over_f(cells.read, q, ratio, normal))
+
+
+def _drop(
+    model: models.IRDropNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    assert cells.layout is not None, "the target's schema asks for it"
+    devices = cells.read.flatten(0, 1)
+    read = ir_drop(devices, cells.layout, model.row_segment, model.column_segment)
+    return replace(cells, read=read.view_as(cells.read))
 
 
 def _custom(
@@ -204,6 +225,7 @@ _STEPS: dict[type, Callable[[Any, Cells, Conductance, Reading, str], Cells]] = {
     models.DriftNoise: _drift,
     models.LogDriftNoise: _log_drift,
     models.OneOverFNoise: _one_over_f,
+    models.IRDropNoise: _drop,
     models.CustomNoise: _custom,
 }
 

@@ -8,30 +8,55 @@ from torch import Tensor
 from analogize.targets.curve import Curve, Logarithmic, Piecewise, Polynomial, Power, Saturating
 
 
-def evaluate(curve: Curve, conductance: Tensor) -> Tensor:
-    """The value of ``curve`` at every conductance.
+class Conductances:
+    """Conductances at which several curves are evaluated; their logarithms are taken once.
+
+    Attributes:
+        values: any shape, at least 0, in the unit of the curves' references.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self._logs: dict[float | None, Tensor] = {}
+
+    def over(self, reference: float | None) -> Tensor:
+        """x, the conductances over ``reference``; themselves without one."""
+        return self.values if reference is None else self.values / reference
+
+    def log(self, reference: float | None) -> Tensor:
+        """Ln x; -inf at 0."""
+        if reference not in self._logs:
+            self._logs[reference] = self.over(reference).log()
+        return self._logs[reference]
+
+
+def evaluate(curve: Curve, conductance: Tensor | Conductances) -> Tensor:
+    """The value of ``curve`` at every conductance, in a tensor of its own.
 
     Args:
         curve: a polynomial, logarithmic, power, saturating or piecewise curve.
         conductance: any shape, at least 0, in the unit of the curve's reference.
     """
-    if isinstance(curve, Piecewise):
-        low, high = evaluate(curve.low, conductance), evaluate(curve.high, conductance)
-        return torch.where(conductance < curve.split, low, high)
-    x = conductance if curve.reference is None else conductance / curve.reference
+    at = conductance if isinstance(conductance, Conductances) else Conductances(conductance)
     match curve:
+        case Piecewise():
+            low, high = evaluate(curve.low, at), evaluate(curve.high, at)
+            return torch.where(at.values < curve.split, low, high)
         case Polynomial():
-            return polynomial(x, curve.coefficients)
+            return polynomial(at.over(curve.reference), curve.coefficients)
         case Logarithmic():
-            # ln(0) = -inf, and the slope is not positive: the clamp gives the maximum.
-            value = x.log().mul_(curve.slope).add_(curve.intercept) if curve.slope else x * 0
-            return (value if curve.slope else value + curve.intercept).clamp(curve.min, curve.max)
+            if not curve.slope:  # 0 times ln(0) is no number
+                value = torch.full_like(at.values, curve.intercept)
+            else:
+                # ln(0) = -inf, and the slope is not positive: the clamp gives the maximum.
+                value = at.log(curve.reference).mul(curve.slope).add_(curve.intercept)
+            return value.clamp_(curve.min, curve.max)
         case Power():
-            return (
-                (curve.coefficient / x**curve.exponent).nan_to_num(curve.max).clamp(max=curve.max)
-            )
+            value = at.over(curve.reference).pow(-curve.exponent).mul_(curve.coefficient)
+            return value.nan_to_num_(curve.max).clamp_(max=curve.max)
         case Saturating():
-            return curve.amplitude * -torch.expm1(-x / curve.constant)
+            scaled = at.over(curve.reference) * (-1 / curve.constant)
+            return scaled.expm1_().mul_(-curve.amplitude)
 
 
 def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:

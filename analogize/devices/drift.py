@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -31,7 +32,7 @@ def power_law(conductance: Tensor, nu: Tensor, time: float, t0: float) -> Tensor
     _check("time", time, 0)
     if t0 <= 0:
         raise ValueError(f"t0 is {t0:g} s; it must be above 0")
-    return conductance * (-nu * math.log1p(time / t0)).exp()
+    return (nu * -math.log1p(time / t0)).exp_().mul_(conductance)
 
 
 def drift_exponents(mean: Tensor, std: Tensor, normal: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ def drift_exponents(mean: Tensor, std: Tensor, normal: Tensor) -> Tensor:
         std: standard deviation from device to device, of the same shape.
         normal: standard normal values of the same shape.
     """
-    return (mean + std * normal).abs()
+    return torch.addcmul(mean, std, normal).abs_()
 
 
 def logarithmic(
@@ -109,7 +110,7 @@ def one_over_f(conductance: Tensor, q: Tensor, ratio: float, normal: Tensor) -> 
         ratio: ``one_over_f_ratio`` at the time of reading.
         normal: standard normal values of the same shape.
     """
-    return (conductance * (1 + q * ratio * normal)).clamp(min=0)
+    return (q * normal).mul_(ratio).add_(1).mul_(conductance).clamp_(min=0)
 
 
 def _check(name: str, value: float, least: float) -> None:

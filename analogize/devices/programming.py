@@ -24,7 +24,7 @@ def programming_noise(target: Tensor, sigma: Tensor, normal: Tensor) -> Tensor:
         sigma: the standard deviation at each of them.
         normal: standard normal values of the same shape.
     """
-    return (target + sigma * normal).clamp(min=0)
+    return torch.addcmul(target, sigma, normal).clamp_(min=0)
 
 
 def interpolated_sigma(sigmas: list[Tensor], times: list[float], time: float) -> Tensor:
@@ -68,8 +68,8 @@ def variation(
         kind: the factor's distribution.
     """
     if kind == "lognormal":
-        return conductance * (std * normal - std**2 / 2).exp()
-    return conductance * (1 + std * normal).clamp(min=0)
+        return (std * normal).sub_(std**2 / 2).exp_().mul_(conductance)
+    return (std * normal).add_(1).clamp_(min=0).mul_(conductance)
 
 
 def stick(

@@ -111,13 +111,16 @@ def _view(product: Convolution, held: Tensor) -> Tensor:
     return held.unsqueeze(1).repeat(product.groups, *[1] * (held.ndim))
 
 
-def count(product: Product, shape: torch.Size, rows: int, cols: int) -> int:
-    """How many tiles of ``rows`` x ``cols`` the weights take.
+def blocks_a_tile(product: Product, shape: torch.Size, rows: int, cols: int) -> int:
+    """How many blocks of the matrix share a tile diagonally: min(rows // K, cols // N), or 0."""
+    _, height, width = product.matrix(shape)
+    return min(rows // height, cols // width)
 
-    Blocks that fit a tile share one diagonally, min(rows // K, cols // N) of them in each.
-    """
+
+def count(product: Product, shape: torch.Size, rows: int, cols: int) -> int:
+    """How many tiles of ``rows`` x ``cols`` the weights take; blocks that fit share one."""
     groups, height, width = product.matrix(shape)
-    together = min(rows // height, cols // width)
+    together = blocks_a_tile(product, shape, rows, cols)
     if together > 1:
         return ceil(groups / together)
     return groups * ceil(height / rows) * ceil(width / cols)

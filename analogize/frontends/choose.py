@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from analogize.calls import Call
@@ -20,10 +20,10 @@ from analogize.capture import capture as trace
 from analogize.counting import Census, StoredProduct, census, eval_mode
 from analogize.errors import CaptureError, PassError
 from analogize.frontends.kept import keep
-from analogize.module import DigitalProduct, Report
+from analogize.module import DigitalProduct, Report, allow_hooks, refuse_hooks
 from analogize.ops import AnalogOp, bypassed, operators
 from analogize.passes import PIPELINE
-from analogize.passes.choice import Declined
+from analogize.passes.choice import ACTIVATIONS, NEEDS_A_RULE, Declined
 from analogize.passes.request import Request
 from analogize.passes.verify import require_equal
 from analogize.pipeline import run
@@ -54,6 +54,11 @@ def rewrite(
     if capture not in get_args(Capture):
         allowed = ", ".join(map(repr, get_args(Capture)))
         raise CaptureError(f"capture={capture!r} is unknown; allowed are {allowed}")
+    if capture == "intercept" and request.example is None:
+        raise CaptureError(
+            "capture='intercept' finds weights by running the model; pass example_inputs or "
+            "calibration data"
+        )
     if capture != "auto":
         return _attempt(capture, model, target, request, original, ())
     second = _second_call(model, request.example)
@@ -67,7 +72,8 @@ def rewrite(
             return traced
         left = _left(traced) if operators(traced) else left
     except (CaptureError, PassError) as error:
-        declined = str(error)
+        # torch.fx adds where it was, in several lines.
+        declined = str(error).partition("\n")[0]
     reasons = (f"fx: {declined}",)
     logger.info("front end %s", reasons[0])
     restore(model)
@@ -84,6 +90,8 @@ def restore(model: nn.Module) -> None:
         if (origin := getattr(type(module), "_analog_origin", None)) is not None:
             module.__class__ = origin()[0]
         module.__dict__.pop("_analog_scope", None)
+        module.__dict__.pop("_analog_names", None)
+        allow_hooks(module)
         for name, child in list(module._modules.items()):
             if isinstance(child, AnalogOp):
                 del module._modules[name]
@@ -111,6 +119,8 @@ def _attempt(
     total = None if original is None else original.macs
     if original is not None and operators(rewritten):
         digital, total = _audit(rewritten, request, original, digital, compare=name != "fx")
+    elif original is not None:
+        digital = _with_left(digital, original.left)
     report = Report(target.name, tuple(digital), total, log, name, declined)
     rewritten.report = report  # type: ignore[assignment]
     return rewritten
@@ -119,9 +129,23 @@ def _attempt(
 def _trace_whole(
     model: nn.Module, target: Target, request: Request
 ) -> tuple[nn.Module, list[DigitalProduct], tuple[str, ...]]:
-    graph_module = trace(model)
-    graph_module.meta["request"] = request
-    log = run(graph_module, target, PIPELINE)
+    # Reading a parametrized weight in train mode may be a step of an iteration.
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        graph_module = trace(model.eval(), request.example)
+        graph_module.meta["request"] = request
+        traversed = _traversed(graph_module)
+        log = run(graph_module, target, PIPELINE)
+    finally:
+        for module, training in flags:
+            module.training = training
+    graph_module.training = model.training
+    for module in list(graph_module.modules()):
+        for child in module.children():
+            if isinstance(child, AnalogOp):
+                child.train(module.training)
+    for name in traversed - _called(graph_module):
+        refuse_hooks(graph_module.get_submodule(name))
     digital = [
         DigitalProduct(d.name, d.operator, d.reason, node.meta.get("macs"), d.chosen)
         for node in graph_module.graph.nodes
@@ -129,6 +153,16 @@ def _trace_whole(
     ]
     graph_module.meta.clear()
     return graph_module, digital, log
+
+
+def _traversed(module: fx.GraphModule) -> set[str]:
+    """The modules that the traced Python called, leaves included."""
+    stacks = [node.meta.get("nn_module_stack", {}).values() for node in module.graph.nodes]
+    return {path for stack in stacks for path, _ in stack if path}
+
+
+def _called(module: fx.GraphModule) -> set[str]:
+    return {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
 
 
 def _audit(
@@ -166,7 +200,7 @@ def _with_left(
     named = [d if d.macs else replace(d, macs=work.get(d.name, 0)) for d in digital]
     known = {d.name for d in digital}
     # In a graph every function call belongs to the graph itself.
-    explained = sum(d.macs or 0 for d in named if d.reason != "both operands are activations")
+    explained = sum(d.macs or 0 for d in named if d.reason != ACTIVATIONS)
     if sum(work.values()) <= explained:
         return named
     reason = "no front end reached the weight, or it is computed anew from other products"
@@ -181,8 +215,8 @@ def _with_left(
 def _what_is_missing(model: nn.Module) -> str | None:
     """Why a traced model leaves products digital that nobody chose to, or None."""
     report: Report = model.report  # type: ignore[assignment]
-    missing = [d for d in report.digital if not d.chosen and d.macs != 0]
-    missing = [d for d in missing if d.reason != "both operands are activations"]
+    missing = [d for d in report.digital if not d.chosen and d.reason != ACTIVATIONS]
+    missing = [d for d in missing if d.macs != 0 or d.reason == NEEDS_A_RULE]
     unmeasured = report.total_macs is None and bool(operators(model))
     if not missing or unmeasured:
         return None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
+from torch.utils._pytree import tree_leaves
 
 from analogize.calls import Call
 from analogize.counting import eval_mode
@@ -64,11 +65,13 @@ class Discovery:
         sites: stock modules and direct uses, in the order of their first call.
         uncalled: stock modules that the example does not reach.
         users: names of the modules whose Python uses or derives weights.
+        unmet: matrices outside of stock modules that no function of the example touches.
     """
 
     sites: list[Site] = field(default_factory=list)
     uncalled: list[Site] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
+    unmet: list[str] = field(default_factory=list)
 
     @property
     def direct(self) -> list[Site]:
@@ -121,6 +124,7 @@ class _Notes:
         self.direct: dict[tuple[str, Product], Site] = {}
         self.order: list[Site] = []
         self.users: set[str] = set()
+        self.seen: set[int] = set()
 
     def result(self) -> Discovery:
         """What was noted."""
@@ -129,10 +133,19 @@ class _Notes:
             for key, site in self.leaves.items()
             if key not in self.called and site.weight not in self._directly_used()
         ]
-        return Discovery(self.order, uncalled, self.users)
+        mine = {s.weight for s in self.leaves.values()}
+        unmet = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.ndim > 1 and id(parameter) not in self.seen and name not in mine
+        ]
+        return Discovery(self.order, uncalled, self.users, unmet)
 
     def _directly_used(self) -> set[str]:
         return {n for s in self.direct.values() if s.part for n in s.part.whole.names}
+
+    def met(self, values: tuple[Any, ...]) -> None:
+        self.seen |= {id(leaf) for leaf in tree_leaves(values)}
 
     def derived(self) -> None:
         if not self._in_leaf():

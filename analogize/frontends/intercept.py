@@ -8,6 +8,7 @@ nobody prepared an operator for, in a branch that the example did not take, runs
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -18,12 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from analogize.expression import Expression, Property, applied, function_name, item, leaf
+from analogize.expression import Expression, Property, applied, expanded, function_name, item, leaf
 from analogize.frontends import recurrent
-from analogize.frontends.operators import RULES
+from analogize.frontends.products import add_bias, normalized
 from analogize.ops import AnalogOp
-from analogize.passes.signature import PRODUCTS, expand
-from analogize.product import BatchedLinear, Convolution, Linear, Product
+from analogize.passes.signature import PRODUCTS, RULES
+from analogize.product import Product
+from analogize.seeds import version
+
+logger = logging.getLogger("analogize")
 
 __all__ = ["Interception", "Part", "Scope", "Watcher", "recurrent"]
 
@@ -49,13 +53,14 @@ _MOVES = frozenset(
         "chunk",
         "split",
         "unbind",
-        "expand",
         "swapaxes",
         "movedim",
         "to",
         "float",
     ]
 )
+_AUGMENTED = frozenset(f"__i{n}__" for n in ("add", "sub", "mul", "truediv", "pow", "mod"))
+_EXPANSIONS = frozenset(["expand", "expand_as", "broadcast_to"])
 _CHOICES = frozenset(["__getitem__", "index_select", "select"])
 
 
@@ -87,17 +92,24 @@ class Part:
 class Scope:
     """What the modules of one rewritten model share: its root and its operators by their key.
 
-    Copied and pickled with them.
+    Copied and pickled with them, except the interception that is running, if one is.
     """
 
     root: nn.Module
     operators: dict[tuple[str, Product], AnalogOp] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    active: bool = False
+    told: set[str] = field(default_factory=set)
+    running: Interception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "running": None}
 
 
 class Watcher(Protocol):
     """Sees what an interception meets; used to find out what a model does."""
+
+    def met(self, values: tuple[Any, ...]) -> None:
+        """A function is about to run on weights, among other values."""
 
     def derived(self) -> None:
         """A weight was computed from another."""
@@ -115,10 +127,17 @@ class Interception(TorchFunctionMode):
         super().__init__()
         self.scope, self.watcher = scope, watcher
         self._parts: dict[int, Part] = {}
-        # Tensors are kept alive with their record: a new one could get an old one's id.
-        self._alive: list[Any] = []
+        # Tensors are kept alive with their record: a new one could get an old one's id. The number
+        # tells whether one was written to since; -1 for parameters, whose values do not matter.
+        self._alive: dict[int, tuple[Tensor, int]] = {}
+        self.meet(names)
+
+    def meet(self, names: tuple[str, ...]) -> None:
+        """Follow these parameters and buffers as they are now; sharding replaces them."""
         for name in names:
-            self._record(attrgetter(name)(scope.root), Part(leaf(name)))
+            tensor = attrgetter(name)(self.scope.root)
+            if id(tensor) not in self._parts:
+                self._record(tensor, Part(leaf(name)), -1)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -127,9 +146,11 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self._any_stored(args) and not (kwargs and self._any_stored(tuple(kwargs.values()))):
             return func(*args, **kwargs)
+        if self.watcher is not None:
+            self.watcher.met((*args, *kwargs.values()))
         if func is F.multi_head_attention_forward:
             with self:
-                return _body(func)(*args, **kwargs)
+                return _ATTENTION(*args, **kwargs)
         if (rule := RULES.get(func)) is not None:
             with self:
                 result = rule(self._is_weight, *args, **kwargs)
@@ -137,32 +158,63 @@ class Interception(TorchFunctionMode):
                 return result
         if func in PRODUCTS:
             return self._product(func, args, kwargs)
+        if _writes(func, kwargs):
+            return self._overwritten(func, args, kwargs)
         result = func(*args, **kwargs)
         self._follow(func, args, kwargs, result)
         return result
 
+    def _overwritten(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Run a function that writes in place; follow what is written over a value of our own.
+
+        A parameter, and whatever shares its memory, must not be written to once more by whoever
+        evaluates the expression; views of what was written are told by their version.
+        """
+        target = args[0] if args else None
+        ours = isinstance(target, Tensor) and self._is_weight(target) and not self._is_leaf(target)
+        part = self._part_of(func, args, kwargs) if ours and "out" not in kwargs else None
+        result = func(*args, **kwargs)
+        if part is not None and not part.moves and result is target:
+            del self._parts[id(target)]
+            self._record(target, part)
+        return result
+
+    def _is_leaf(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` lies in the memory of a parameter or buffer."""
+        leaves = (t for t, written in self._alive.values() if written == -1)
+        place = tensor.untyped_storage().data_ptr()
+        return any(t.untyped_storage().data_ptr() == place for t in leaves)
+
     def _any_stored(self, values: tuple[Any, ...]) -> bool:
         for value in values:
             if isinstance(value, Tensor):
-                if id(value) in self._parts:
+                if self._is_weight(value):
                     return True
             elif isinstance(value, list | tuple) and self._any_stored(tuple(value)):
                 return True
         return False
 
     def _is_weight(self, value: Any) -> bool:
-        return isinstance(value, Tensor) and id(value) in self._parts
+        return isinstance(value, Tensor) and self._part(value) is not None
 
-    def _record(self, tensor: Any, part: Part) -> None:
+    def _part(self, tensor: Tensor) -> Part | None:
+        """What ``tensor`` is computed from; None as well if it was written to since."""
+        part = self._parts.get(id(tensor))
+        if part is None or self._alive[id(tensor)][1] in (-1, version(tensor)):
+            return part
+        del self._parts[id(tensor)]
+        return None
+
+    def _record(self, tensor: Any, part: Part, written: int | None = None) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in self._parts:
             self._parts[id(tensor)] = part
-            self._alive.append(tensor)
+            self._alive[id(tensor)] = tensor, version(tensor) if written is None else written
 
     def _product(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         arguments = {**PRODUCTS[func].parameters}
         arguments |= dict(zip(arguments, args, strict=False)) | kwargs
         weight = arguments["weight"]
-        part = self._parts.get(id(weight))
+        part = self._part(weight) if isinstance(weight, Tensor) else None
         if part is None:
             return func(*args, **kwargs)
         x, product = normalized(func, arguments)
@@ -171,23 +223,32 @@ class Interception(TorchFunctionMode):
             self.watcher.product(part, product, operator, weight, arguments)
         op = self.scope.operators.get((part.key, product))
         if op is None:
+            self._tell(part)
             return func(*args, **kwargs)
         if op.is_digital:
             return op.digitally(func, *args, **kwargs)
         y = op(x, weight, through=part.through) if part.moves else op(x, weight)
         return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
 
+    def _tell(self, part: Part) -> None:
+        """Say once that a product runs digitally, if nobody chose that or could know."""
+        told = self.scope.told
+        if self.watcher is None and part.key not in told:
+            told.add(part.key)
+            logger.warning(
+                "a product with '%s' runs digitally: the example inputs did not lead to it",
+                part.key,
+            )
+
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
         """Give the results of ``func`` their part, if they depend on no input."""
         outputs = result if isinstance(result, list | tuple) else (result,)
         if not any(isinstance(t, Tensor) for t in outputs):
             return
-        if function_name(func).rstrip("_") != function_name(func) and "__" not in function_name(
-            func
-        ):
-            self._forget(result)
-            return
-        part = self._part_of(_stable(func), args, kwargs)
+        if function_name(func) in _EXPANSIONS:
+            part = self._expansion(args[0], result)
+        else:
+            part = self._part_of(_stable(func), args, kwargs)
         if part is None:
             return
         if self.watcher is not None:
@@ -203,14 +264,20 @@ class Interception(TorchFunctionMode):
             else:
                 self._record(tensor, Part(item(part.whole, index)))
 
+    def _expansion(self, source: Tensor, result: Tensor) -> Part | None:
+        part, sizes = self._part(source), tuple(result.shape)
+        if part is None or part.moves:
+            return None
+        return Part(expanded(part.whole, sizes))
+
     def _part_of(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Part | None:
-        known = [self._parts.get(id(t)) for t in _tensors((args, tuple(kwargs.values())))]
+        known = [self._part(t) for t in _tensors((args, tuple(kwargs.values())))]
         if all(p is not None and not p.moves for p in known):
             if function_name(func).startswith("new_"):
                 return None
             replaced = self._replaced(args)
             return Part(applied(func, replaced, {k: self._replaced(v) for k, v in kwargs.items()}))
-        first = self._parts.get(id(args[0])) if args else None
+        first = self._part(args[0]) if args and isinstance(args[0], Tensor) else None
         name = function_name(func)
         others_known = all(p is not None for p in known[1:]) or name in _CHOICES
         if first is None or name not in _MOVES or not others_known:
@@ -225,10 +292,6 @@ class Interception(TorchFunctionMode):
             return type(value)(self._replaced(v) for v in value)
         return value
 
-    def _forget(self, tensor: Any) -> None:
-        """An operator wrote over a value: what it computes now is not known."""
-        self._parts.pop(id(tensor), None)
-
 
 class _Nth:
     def __init__(self, function: Callable[[Any], Any], index: int) -> None:
@@ -238,41 +301,10 @@ class _Nth:
         return self.function(chip)[self.index]
 
 
-def normalized(func: Any, arguments: dict[str, Any]) -> tuple[Tensor, Product]:
-    """A product's input, padded where its padding is no number, and its attributes."""
-    x, weight = arguments["input"], arguments["weight"]
-    signature = PRODUCTS[func]
-    if signature.dimensions == 0:
-        batched = signature.operator == "batched_linear"
-        return x, BatchedLinear(tuple(weight.shape[:-2])) if batched else Linear()
-    n = signature.dimensions
-    dilation, padding = expand(arguments["dilation"], n), arguments["padding"]
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        if any(t % 2 for t in total):
-            x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
-            padding = 0
-        else:
-            padding = tuple(t // 2 for t in total)
-    return x, Convolution(
-        signature.operator,
-        stride=expand(arguments["stride"], n),
-        padding=expand(padding, n),
-        dilation=dilation,
-        transposed=signature.transposed,
-        output_padding=expand(arguments.get("output_padding", 0), n),
-        groups=arguments["groups"],
-    )
-
-
-def add_bias(y: Tensor, bias: Tensor | None, dimensions: int) -> Tensor:
-    """The digital addition after the array; keeps the product's dtype."""
-    if bias is None:
-        return y
-    column = bias.to(y.dtype)
-    return y + (column.view(-1, *[1] * dimensions) if dimensions else column)
+def _writes(func: Any, kwargs: Any) -> bool:
+    name = function_name(func)
+    by_name = name.endswith("_") and not name.endswith("__")
+    return by_name or name in _AUGMENTED or kwargs.get("out") is not None
 
 
 def _stable(func: Any) -> Any:
@@ -290,6 +322,9 @@ def _body(function: Any) -> Any:
     body = FunctionType(function.__code__, world, function.__name__, function.__defaults__)
     body.__kwdefaults__ = function.__kwdefaults__
     return body
+
+
+_ATTENTION = _body(F.multi_head_attention_forward)
 
 
 def _tensors(value: Any) -> list[Tensor]:

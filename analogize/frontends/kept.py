@@ -10,19 +10,22 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
-from analogize.array import WeightArray
 from analogize.errors import CaptureError
 from analogize.frontends.discover import Discovery, Site, discover
 from analogize.frontends.intercept import Interception, Scope
-from analogize.frontends.leaf import rewrite_leaf, subclass
+from analogize.frontends.leaf import leaf_product, rewrite_leaf, subclass
 from analogize.module import DigitalProduct
 from analogize.ops import AnalogOp
-from analogize.passes.choice import Choices, Declined, Selected
-from analogize.passes.lower import layout
+from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing
+from analogize.passes.lower import Arrays
 from analogize.passes.request import Request
 from analogize.region import Region
+from analogize.stored import stored_weight
+from analogize.targets.overrides import settings_of
 from analogize.targets.spec import Target
 
 
@@ -48,8 +51,8 @@ def keep(
     selected: list[Site] = []
     digital: list[DigitalProduct] = []
     for site in found.sites:
-        owner = model.get_submodule(site.weight.rpartition(".")[0])
-        record = choices.decide(Selected(site.name, site.operator, site.weight), owner)
+        owners = enclosing(model, site.weight)
+        record = choices.decide(Selected(site.name, site.operator, site.weight), owners)
         reason = record.reason if isinstance(record, Declined) else _why_not(site, target)
         if reason is None and site.part is not None and not intercepts:
             reason = "Python that could not be traced uses its weight directly"
@@ -58,9 +61,11 @@ def keep(
         else:
             digital.append(DigitalProduct(site.name, site.operator, reason))
     choices.require_used()
-    for site in found.uncalled:
-        reason = "the example inputs do not reach it"
-        digital.append(DigitalProduct(site.name, site.operator, reason))
+    unreached = [(s.name, s.operator) for s in found.uncalled]
+    for name, kind in (*unreached, *((n, "parameter") for n in found.unmet)):
+        digital.append(DigitalProduct(name, kind, "the example inputs do not reach it"))
+    if request.example is None:
+        digital += _unknown(model)
     _lower(model, selected, target)
     direct = [s for s in selected if s.part is not None]
     if direct:
@@ -79,23 +84,33 @@ def _refuse_scripted(model: nn.Module) -> None:
             )
 
 
+def _unknown(model: nn.Module) -> list[DigitalProduct]:
+    """The modules with matrices that only an example can show the use of."""
+    reason = "example_inputs are needed to find how its Python uses its weights"
+    return [
+        DigitalProduct(name or "(model)", type(module).__name__, reason)
+        for name, module in model.named_modules()
+        if not isinstance(module, NO_PRODUCT)
+        and leaf_product(module) is None
+        and any(p.ndim > 1 for p in module.parameters(recurse=False))
+    ]
+
+
 def _why_not(site: Site, target: Target) -> str | None:
-    if site.part is not None and site.part.moves and target.weights.granularity == "channel":
+    granularity = settings_of(target, site.name).weights.granularity
+    if site.part is not None and site.part.moves and granularity == "channel":
         return "its part is chosen at run time, which has no per-channel range"
     return None
 
 
 def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
-    arrays: dict[Any, WeightArray] = {}
+    arrays = Arrays(target)
     made: list[tuple[Site, AnalogOp]] = []
     for index, site in enumerate(sites):
-        weight = _weight(model, site)
+        weight = stored_weight(model, site.weight, site.expression)
         source = site.expression.key if site.expression is not None else id(weight)
-        key = source, layout(site.product)
-        if key not in arrays:
-            folded = target.dac.bits is None and target.adc.bits is None
-            arrays[key] = WeightArray(weight, site.product, target, site.name, folded)
-        op = AnalogOp(arrays[key], site.product, target, _region(site, weight, index))
+        array, settings = arrays.of(weight, site.product, site.name, source)
+        op = AnalogOp(array, site.product, settings, _region(site, weight, index))
         op.expression = site.expression
         made.append((site, op))
     for site, op in made:
@@ -105,14 +120,6 @@ def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
         site.operator_module = op
         if site.module is not None:
             rewrite_leaf(site.module)
-
-
-def _weight(model: nn.Module, site: Site) -> Tensor:
-    if site.expression is not None:
-        return site.expression.evaluate(model)
-    path, _, name = site.weight.rpartition(".")
-    weight: Tensor = getattr(model.get_submodule(path), name)
-    return weight
 
 
 def _region(site: Site, weight: Tensor, index: int) -> Region:
@@ -146,7 +153,9 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
         assert site.operator_module is not None
         scope.operators[site.part.key, site.product] = site.operator_module
         names |= dict.fromkeys(site.part.whole.names)
-    scope.names = tuple(names)
+    # Those that nobody prepared an operator for are followed to tell when they are used.
+    scope.names = tuple(names | dict.fromkeys(found.unmet))
+    scope.told = {s.part.key for s in found.direct if s.part is not None and s not in sites}
     around = {""}
     for user in found.users:
         steps = user.split(".")
@@ -154,22 +163,51 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
     for name in around:
         module = model.get_submodule(name)
         module.__dict__["_analog_scope"] = scope
+        own = tuple(n for n in scope.names if _keeper(n, around) == name)
+        module.__dict__["_analog_names"] = own
         module.__class__ = kept_class(type(module))
 
 
+def _keeper(name: str, around: set[str]) -> str:
+    """The innermost module of ``around`` that holds the parameter ``name``."""
+    path = name
+    while path not in around:
+        path = path.rpartition(".")[0]
+    return path
+
+
 def kept_class(original: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of ``original`` that runs its forward under an interception."""
+    """A subclass of ``original`` whose calls, hooks included, run under an interception."""
 
     @wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        scope: Scope = self._analog_scope
-        if scope.active:
-            return original.forward(self, *args, **kwargs)
-        scope.active = True
-        try:
-            with Interception(scope, scope.names):
-                return original.forward(self, *args, **kwargs)
-        finally:
-            scope.active = False
+        return _intercepted(self, original.forward, args, kwargs)
 
-    return subclass(original, forward, kept_class)
+    @wraps(original.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _intercepted(self, original.__call__, args, kwargs)
+
+    return subclass(original, {"forward": forward, "__call__": call}, kept_class)
+
+
+def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
+    """Run a method of ``module`` under the model's interception, a new one if there is none.
+
+    torch.compile leaves this to Python: it cannot follow which tensors are weights.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return _uncompiled(module, function, args, kwargs)
+    scope: Scope = module._analog_scope
+    if scope.running is not None:
+        # Sharding gathers a module's parameters just before its forward.
+        scope.running.meet(module._analog_names)
+        return function(module, *args, **kwargs)
+    with Interception(scope, scope.names) as running:
+        scope.running = running
+        try:
+            return function(module, *args, **kwargs)
+        finally:
+            scope.running = None
+
+
+_uncompiled = _disable_dynamo(_intercepted)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize.frontends.intercept import add_bias
+from analogize.frontends.products import add_bias
 from analogize.passes.functionalize import output_padding_for
 from analogize.product import Convolution, Linear, Product
 
@@ -72,17 +72,19 @@ def _analog_class(original: type[nn.Module]) -> type[nn.Module]:
             return op.digitally(original.forward, self, *args, **kwargs)
         return own(self, *args, **kwargs)
 
-    return subclass(original, forward, _analog_class)
+    return subclass(original, {"forward": forward}, _analog_class)
 
 
 def subclass(
-    original: type[nn.Module], forward: Any, maker: Callable[[type[nn.Module]], type[nn.Module]]
+    original: type[nn.Module],
+    methods: dict[str, Any],
+    maker: Callable[[type[nn.Module]], type[nn.Module]],
 ) -> type[nn.Module]:
-    """A subclass that looks like ``original``, has another forward, and pickles by ``maker``."""
+    """A subclass that looks like ``original``, has other ``methods``, and pickles by ``maker``."""
     if (maker, original) in _MADE:
         return _MADE[maker, original]
     members = {
-        "forward": forward,
+        **methods,
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,

@@ -20,12 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analogize.passes.signature import batched_linear
+from analogize.passes.signature import RULES, batched_linear
 
 Stored = Callable[[Any], bool]
 Rule = Callable[..., Any]
-
-RULES: dict[Callable[..., Any], Rule] = {}
 
 
 def register_operator(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
@@ -53,6 +51,10 @@ def register_operator(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
     torch.Tensor.bmm,
     torch.mv,
     torch.Tensor.mv,
+    torch.dot,
+    torch.Tensor.dot,
+    torch.vdot,
+    torch.Tensor.vdot,
 )
 def matmul(stored: Stored, a: Tensor, b: Tensor) -> Any:
     """A matrix product with the weight on either side."""
@@ -64,11 +66,31 @@ def matmul(stored: Stored, a: Tensor, b: Tensor) -> Any:
         return F.linear(a, b.unsqueeze(0)).squeeze(-1)
     if b.ndim == 2:
         return F.linear(a, b.t())
-    product = batched_linear(a if a.ndim > 1 else a.unsqueeze(0), b.mT)
+    x = a if a.ndim > 1 else a.unsqueeze(0)
+    if (single := _expanded(b)) is not None:
+        product = F.linear(x, single.t())
+        batch = torch.broadcast_shapes(x.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+        product = product.expand(*batch, *product.shape[-2:])
+    else:
+        product = batched_linear(x, b.mT)
     return product if a.ndim > 1 else product.squeeze(-2)
 
 
+def _expanded(w: Tensor) -> Tensor | None:
+    """The one matrix that ``w`` repeats along all its leading dimensions, without copies, or None.
+
+    It is one array, however many rows of a batch see it.
+    """
+    if any(s and n > 1 for s, n in zip(w.stride()[:-2], w.shape[:-2], strict=True)):
+        return None
+    return w[(0,) * (w.ndim - 2)]
+
+
 def _weight_first(w: Tensor, x: Tensor) -> Tensor:
+    if w.ndim > 2 and x.ndim > 1 and (single := _expanded(w)) is not None:
+        product = F.linear(x.mT, single).mT
+        batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])  # type: ignore[no-untyped-call]
+        return product.expand(*batch, *product.shape[-2:])
     if x.ndim == 1:
         return F.linear(x, w) if w.ndim < 3 else batched_linear(x.unsqueeze(0), w).squeeze(-2)
     if w.ndim == 1:
@@ -106,6 +128,59 @@ def _add_product(
     if beta == 0:
         return product
     return product + (input if beta == 1 else input * beta)
+
+
+@register_operator(torch.addbmm, torch.Tensor.addbmm)
+def _add_summed_products(
+    stored: Stored,
+    input: Tensor,  # noqa: A002 - torch's own name
+    a: Tensor,
+    b: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+) -> Any:
+    product = matmul(stored, a, b)
+    if product is NotImplemented:
+        return product
+    product = product.sum(0) * alpha
+    return product if beta == 0 else product + input * beta
+
+
+@register_operator(torch.inner, torch.Tensor.inner)
+def _inner(stored: Stored, a: Tensor, b: Tensor) -> Any:
+    """Sums over the last dimension of both."""
+    if not a.ndim or not b.ndim:
+        return NotImplemented
+    return _tensordot(stored, a, b, ([a.ndim - 1], [b.ndim - 1]))
+
+
+@register_operator(torch.linalg.multi_dot, torch.chain_matmul)
+def _multi_dot(stored: Stored, *matrices: Any) -> Any:
+    """From the left, pairs of activations and pairs of weights as they are."""
+    if len(matrices) == 1 and isinstance(matrices[0], list | tuple):
+        matrices = tuple(matrices[0])
+    if all(map(stored, matrices)):
+        return NotImplemented
+    product = matrices[0]
+    for matrix in matrices[1:]:
+        product = torch.matmul(product, matrix)
+    return product
+
+
+@register_operator(torch.conv_tbc)
+def _conv_tbc(
+    stored: Stored,
+    input: Tensor,  # noqa: A002 - torch's own name
+    weight: Tensor,
+    bias: Tensor,
+    pad: int = 0,
+) -> Any:
+    """Time, batch, channels; the kernel's are (time, in, out)."""
+    if not stored(weight) or stored(input):
+        return NotImplemented
+    product = F.conv1d(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=pad)
+    return product.permute(2, 0, 1)
 
 
 @register_operator(F.linear)

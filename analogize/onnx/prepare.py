@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from analogize.capture import require_captured_value
+from analogize.capture import GUARDS
 from analogize.digital_nodes import product_of
 from analogize.module import AnalogModule, DigitalProduct
 from analogize.onnx.placeholder import Placeholder, ScaleShift, is_stock_batchnorm
@@ -72,7 +72,7 @@ def prepare_graph(
                 replacement = graph.call_module(path, *operands)
             node.replace_all_uses_with(replacement)
             graph.erase_node(node)
-        elif node.target is require_captured_value:
+        elif node.target in GUARDS:
             graph.erase_node(node)
     for node in [n for n in graph.nodes if n.op == "get_attr" and not n.users]:
         graph.erase_node(node)

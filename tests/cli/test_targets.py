@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from analogize.cli.targets import app
 from analogize.targets import Target, load_target, names
+from analogize.targets.load import sources
 
 
 def invoke(*arguments: str) -> Result:
@@ -55,6 +56,25 @@ def test_show_explains_the_target_and_where_its_figures_come_from() -> None:
     assert "Nature Communications 11:2473" in result.output
     # inherited from pcm_4bit.yaml, whose comments come along
     assert "# HERMES: 8-bit inputs" in result.output
+
+
+@pytest.mark.parametrize("name", names())
+def test_show_reads_well_in_a_pipe_of_80_columns(name: str) -> None:
+    """No line of a file's comments is broken: every one keeps its '#'."""
+    result = CliRunner().invoke(app, ["show", name], env={"COLUMNS": "80"})
+
+    assert result.exit_code == 0
+    for source in sources(name):
+        comments = [line for line in source.text.splitlines() if line.startswith("#")]
+        assert all(line in result.output for line in comments)
+
+
+def test_show_has_formulas_and_energies() -> None:
+    pcm, isaac = invoke("show", "pcm_joshi2020").output, invoke("show", "isaac").output
+
+    assert "programming noise, sigma(G) = 0.26348 + 1.965 x - 1.1731 x^2 uS, x = G / 25" in pcm
+    assert "energies      not known" in pcm
+    assert "1.5625 pJ an ADC conversion, 0.390625 pJ a DAC conversion" in isaac
 
 
 def test_show_a_file_with_everything_unusual(tmp_path: Path) -> None:

@@ -192,6 +192,23 @@ def test_fresh_noise_differs_from_pass_to_pass_and_gradients_are_clean() -> None
     assert_close(x.grad, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_devices_and_wires_compile_to_one_graph() -> None:
+    """Traced by Dynamo without a break; the checks of values stay in the graph."""
+    wires = {"model": "ir_drop", "row_segment": 1.0, "column_segment": 1.0}
+    given = target(PROGRAMMING, DRIFT, wires, array={"rows": 8, "cols": 8})
+    analog, x = analogize(nn.Linear(20, 6, bias=False), given).train(), torch.randn(3, 20)
+    compiled = torch.compile(analog, fullgraph=True, backend="aot_eager")
+    compiled(x).sum().backward()
+    expected = x.sum(0).expand(6, 20)
+    assert_close(analog.get_parameter("weight").grad, expected)
+
+    too_long = target(wires | {"row_segment": 1e5}, array={"rows": 8, "cols": 8})
+    analog = analogize(nn.Linear(20, 6, bias=False), too_long).train()
+    with pytest.raises(RuntimeError, match="IR drop: a loss above 1"):
+        torch.compile(analog, backend="aot_eager")(x)
+
+
 def test_a_level_cannot_be_set_on_devices() -> None:
     analog = analogize(nn.Linear(4, 4), target(PROGRAMMING))
     with (
@@ -257,6 +274,8 @@ def test_read_noise_is_drawn_for_every_product_of_a_programmed_chip(
     expected = variance(x, weight, 2 * weight.abs().max()).expand(3).sqrt()
     # Five standard errors of 20 000 draws: 5 / sqrt(4e4) = 2.5 %.
     assert_close(y.std(0), expected, rtol=0.025, atol=0)
+    # The mean is the noiseless product within five standard errors, 5 / sqrt(2e4) = 0.036 of it.
+    assert bool(((y.mean(0) - weight @ x).abs() < 0.036 * expected).all())
     with noise_mode(analog, "off"):
         assert_close(analog(x), weight @ x)
 
@@ -269,6 +288,7 @@ def test_output_noise_refers_to_the_adc() -> None:
     y = analog(torch.zeros(20_000, 50)).detach()
 
     assert float(y.std()) == pytest.approx(0.01 * 8, rel=0.015)  # 5 / sqrt(1.2e5)
+    assert float(y.mean()) == pytest.approx(0, abs=5 * 0.08 / math.sqrt(6e4))
 
 
 def test_custom_noise_on_devices_and_weights() -> None:

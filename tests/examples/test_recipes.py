@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import struct
 import sys
 from pathlib import Path
 
@@ -34,20 +33,6 @@ def image_folder(root: Path, splits: tuple[str, str], classes: int, size: int) -
     return root
 
 
-def mnist(root: Path) -> Path:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for split in ("train", "t10k"):
-        images = generator.integers(0, 256, (40, 28, 28), dtype=np.uint8)
-        header = struct.pack(">HBBIII", 0, 8, 3, *images.shape)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        labels = np.arange(40, dtype=np.uint8) % 10
-        header = struct.pack(">HBBI", 0, 8, 1, 40)
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
-    return root
-
-
 def run(
     monkeypatch: pytest.MonkeyPatch, name: str, out: Path, *arguments: str
 ) -> dict[str, object]:
@@ -74,8 +59,8 @@ THREE_WAYS = [
 ]
 
 
-def test_lenet5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("lenet5_mnist.py", tmp_path / "out", "--data", str(mnist(tmp_path)))
+def test_lenet5(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("lenet5_mnist.py", tmp_path / "out", "--data", str(mnist))
     first = run(monkeypatch, *arguments)
     assert rows(first) == THREE_WAYS
     # The same command again finds everything done, and the same numbers.

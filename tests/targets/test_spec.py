@@ -165,6 +165,7 @@ def test_to_yaml_spells_out_every_default() -> None:
         "array": None,
         "cost": None,
         "digital": {"operators": [], "names": []},
+        "overrides": [],
     }
 
 
