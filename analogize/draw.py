@@ -2,8 +2,9 @@
 
     draw(analog, "graph.svg")
 
-A plain SVG, laid out in layers from top to bottom: a node stands below everything it needs. Hover
-over a node for its converters, its noise, or the reason why it is digital.
+A plain SVG, laid out in layers from top to bottom: a node stands below everything it needs. A long
+graph is cut into strips side by side, to be read like the columns of a newspaper. Hover over a node
+for its converters, its noise, or the reason why it is digital.
 """
 
 from __future__ import annotations
@@ -21,16 +22,15 @@ from analogize.digital_nodes import product_of
 from analogize.errors import AnalogizeError, ExportError
 from analogize.module import AnalogModule
 from analogize.ops import AnalogOp
+from analogize.sheet import ARROW, HEIGHT, MARGIN, WIDTH, Sheet
 from analogize.summary import RegionRow, summary
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 190, 40, 24, 34, 24
 _COLOURS = {  # fill, stroke
     "analog": ("#cfe8ff", "#1f6fb2"),
     "declined": ("#ffe3c2", "#c2691d"),
     "digital": ("#f1f1f1", "#8a8a8a"),
     "end": ("#ffffff", "#444444"),
 }
-_HEADER = 44
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,20 @@ def draw(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
 def _svg(model: AnalogModule) -> str:
     boxes = _boxes(model)
-    places = _places(list(boxes))
-    columns = 1 + max((x for x, _ in places.values()), default=0)
-    rows = 1 + max((y for _, y in places.values()), default=0)
-    width = 2 * _MARGIN + columns * (_WIDTH + _GAP_X)
-    height = 2 * _MARGIN + _HEADER + rows * (_HEIGHT + _GAP_Y)
+    sheet = Sheet.of(_places(list(boxes)))
     edges = [
-        _edge(places[source], places[node])
+        sheet.edge(source, node)
         for node in boxes
         for source in node.all_input_nodes
-        if source in places
+        if source in sheet.places
     ]
-    drawn = [_node(box, places[node]) for node, box in boxes.items()]
+    drawn = [_node(box, sheet.corner(node)) for node, box in boxes.items()]
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{sheet.width}" '
+            f'height="{sheet.height}" viewBox="0 0 {sheet.width} {sheet.height}" '
+            'font-family="sans-serif" font-size="12">',
+            ARROW,
             '<rect width="100%" height="100%" fill="#ffffff"/>',
             _legend(model),
             *edges,
@@ -103,12 +101,7 @@ def _boxes(model: AnalogModule) -> dict[fx.Node, _Box]:
     reasons = {} if model.report is None else {d.name: d for d in model.report.digital}
     boxes: dict[fx.Node, _Box] = {}
     for node in model.graph.nodes:
-        is_stored = node.op == "get_attr" or (
-            node.op != "placeholder"
-            and bool(node.all_input_nodes)
-            and not any(n in boxes for n in node.all_input_nodes)
-        )
-        if is_stored:
+        if _is_stored(node, boxes):
             continue
         owner = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         declined = product_of(node, reasons)
@@ -117,24 +110,41 @@ def _boxes(model: AnalogModule) -> dict[fx.Node, _Box]:
         elif declined is not None:
             boxes[node] = _Box("declined", declined.name, declined.operator, declined.reason)
         else:
-            boxes[node] = _digital(node, owner)
+            boxes[node] = _digital(node, owner, _bias(node, boxes))
     return boxes
+
+
+def _is_stored(node: fx.Node, boxes: dict[fx.Node, _Box]) -> bool:
+    """Whether a node is a weight or a bias, or only changes the form of one."""
+    if node.op in ("placeholder", "output", "get_attr") or not node.all_input_nodes:
+        return node.op == "get_attr"
+    if node.target == "type_as":
+        return node.all_input_nodes[0] not in boxes
+    return not any(n in boxes for n in node.all_input_nodes)
+
+
+def _bias(node: fx.Node, boxes: dict[fx.Node, _Box]) -> str | None:
+    """The parameter that a node adds, if it adds one."""
+    stored = next((n for n in node.all_input_nodes if n not in boxes), None)
+    while stored is not None and stored.op != "get_attr" and stored.all_input_nodes:
+        stored = stored.all_input_nodes[0]
+    return None if stored is None else str(stored.target)
 
 
 def _analog(row: RegionRow) -> _Box:
     hover = f"weights {row.weights}\nDAC {row.dac}\nADC {row.adc}\nnoise {row.noise}"
-    tiles = "" if row.tiles is None else f", {row.tiles} tiles"
+    count = f"{row.tiles} tile" + ("" if row.tiles == 1 else "s")
+    tiles = "" if row.tiles is None else f", {count}"
     shape = "x".join(map(str, row.region.weight_shape))
     return _Box("analog", row.region.name, f"{row.region.operator} {shape}{tiles}", hover)
 
 
-def _digital(node: fx.Node, owner: nn.Module | None) -> _Box:
+def _digital(node: fx.Node, owner: nn.Module | None, bias: str | None) -> _Box:
     if node.op in ("placeholder", "output"):
         return _Box("end", str(node.target), node.op.replace("placeholder", "input"), "")
     if owner is not None:
         return _Box("digital", str(node.target), type(owner).__name__, "no product")
     name = getattr(node.target, "__name__", str(node.target))
-    bias = next((str(n.target) for n in node.all_input_nodes if n.op == "get_attr"), None)
     if node.target is operator.add and bias is not None:
         return _Box("digital", "+ bias", bias, "added after the ADC")
     return _Box("digital", name, node.name, "no product")
@@ -157,27 +167,12 @@ def _places(nodes: list[fx.Node]) -> dict[fx.Node, tuple[int, int]]:
     return places
 
 
-def _corner(place: tuple[int, int]) -> tuple[int, int]:
-    column, layer = place
-    return _MARGIN + column * (_WIDTH + _GAP_X), _MARGIN + _HEADER + layer * (_HEIGHT + _GAP_Y)
-
-
-def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
-    (x1, y1), (x2, y2) = _corner(start), _corner(end)
-    x1, x2, y1 = x1 + _WIDTH // 2, x2 + _WIDTH // 2, y1 + _HEIGHT
-    # An edge that skips layers passes beside the nodes between.
-    bend = _WIDTH // 2 + _GAP_X // 2 if start[0] == end[0] and end[1] - start[1] > 1 else 0
-    middle = (y1 + y2) // 2
-    curve = f"M{x1},{y1} C{x1 + bend * 2},{middle} {x2 + bend * 2},{middle} {x2},{y2}"
-    return f'<path d="{curve}" fill="none" stroke="#b0b0b0"/>'
-
-
-def _node(box: _Box, place: tuple[int, int]) -> str:
-    (x, y), (fill, stroke) = _corner(place), _COLOURS[box.kind]
-    middle, hover = x + _WIDTH // 2, escape(f"{box.title}\n{box.hover}")
+def _node(box: _Box, corner: tuple[int, int]) -> str:
+    (x, y), (fill, stroke) = corner, _COLOURS[box.kind]
+    middle, hover = x + WIDTH // 2, escape(f"{box.title}\n{box.hover}")
     return (
         f"<g data-kind={quoteattr(box.kind)}><title>{hover}</title>"
-        f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="5" fill="{fill}" '
+        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="5" fill="{fill}" '
         f'stroke="{stroke}"/>'
         f'<text x="{middle}" y="{y + 17}" text-anchor="middle">{escape(_fit(box.title))}</text>'
         f'<text x="{middle}" y="{y + 32}" text-anchor="middle" fill="#666666" font-size="10">'
@@ -192,13 +187,13 @@ def _fit(text: str, limit: int = 27) -> str:
 def _legend(model: AnalogModule) -> str:
     target = "" if model.report is None else f", target {model.report.target}"
     parts = [
-        f'<text x="{_MARGIN}" y="22" font-size="14">'
+        f'<text x="{MARGIN}" y="22" font-size="14">'
         f"{escape(type(model).__name__)}{escape(target)}</text>"
     ]
     kinds = (("analog", "analog"), ("declined", "product left digital"), ("digital", "digital"))
     for index, (kind, label) in enumerate(kinds):
         fill, stroke = _COLOURS[kind]
-        x = _MARGIN + index * 140
+        x = MARGIN + index * 140
         parts.append(
             f'<rect x="{x}" y="34" width="14" height="14" fill="{fill}" stroke="{stroke}"/>'
             f'<text x="{x + 20}" y="46">{label}</text>'

@@ -20,11 +20,11 @@ from analogize.calls import Call, example_call
 from analogize.errors import ExportError
 from analogize.module import AnalogModule, Report
 from analogize.onnx.assemble import assemble
-from analogize.onnx.describe import NoiseKind, plan_regions
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
+from analogize.onnx.plan import NoiseKind, plan_regions
 from analogize.onnx.storage import WeightStorage
 from analogize.onnx.trace import trace
-from analogize.onnx.write import EXTERNAL_ABOVE, write
+from analogize.onnx.write import EXTERNAL_ABOVE, require_place, write
 from analogize.ops import AnalogOp
 from analogize.ops import operators as all_operators
 
@@ -103,6 +103,7 @@ def export_onnx(
         ChipError: ``"programmed"`` without a valid chip.
     """
     _check(model, form, arithmetic, weights, opset)
+    require_place(Path(path))
     operators = _called(model)
     kind, seed = _noise(noise)
     call = example_call(sample)

@@ -172,7 +172,8 @@ class AnalogOp(nn.Module):
         if tiles is not None and product is not self.product:
             tiles = tiles.with_product(product)
         if self.observer is not None:
-            y: Tensor = self.digitally(product.forward, *_autocast(x, weight))
+            x, weight = _autocast(x, weight)
+            y: Tensor = self.digitally(product.forward, x, weight)
             self._observed = None if tiles is None else (x, weight, tiles)
             self.observer(x, y)
             self._observed = None

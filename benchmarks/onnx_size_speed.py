@@ -2,7 +2,8 @@
 
     python benchmarks/onnx_size_speed.py [--size 224] [--threads 1] [--repeats 30]
 
-Random weights, one image; the digital model, exported by torch as it is, is the yardstick. Weights
+CPU-time ratios, in turns within one process; random weights, one image; the digital model, exported
+by torch as it is, is the yardstick. Weights
 do not change what a kernel costs, but random ones make activations overflow: BatchNorm is given
 the statistics of random images first.
 """
@@ -52,17 +53,26 @@ def run(session: onnxruntime.InferenceSession, x: torch.Tensor) -> np.ndarray:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
-def best_times(
+def ratios(
     sessions: dict[str, onnxruntime.InferenceSession], x: torch.Tensor, repeats: int
-) -> dict[str, float]:
-    """The best of so many runs each, in milliseconds, in turns, so that all share disturbances."""
-    best = dict.fromkeys(sessions, float("inf"))
-    for _ in range(repeats):
+) -> dict[str, tuple[float, float, float]]:
+    """CPU time over the first session's of the same round: quartiles, the median first.
+
+    In turns, so that all share disturbances; CPU time, so that other programs' turns do not count.
+    """
+    found: dict[str, list[float]] = {name: [] for name in sessions}
+    for number in range(repeats + 1):
+        spent = {}
         for name, session in sessions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run(session, x)
-            best[name] = min(best[name], (time.perf_counter() - start) * 1e3)
-    return best
+            spent[name] = time.process_time() - start
+        if number:  # the first round warms up
+            yardstick = next(iter(spent.values()))
+            for name, seconds in spent.items():
+                found[name].append(seconds / yardstick)
+    quartiles = {name: np.quantile(values, (0.5, 0.25, 0.75)) for name, values in found.items()}
+    return {name: (float(m), float(a), float(b)) for name, (m, a, b) in quartiles.items()}
 
 
 def main() -> None:
@@ -100,9 +110,9 @@ def main() -> None:
                 count,
                 f"{difference.max():.3g}",
             )
-    table = Table("export", "ms", "MB", "nodes", "outputs that differ", "largest difference")
-    for name, spent in best_times(sessions, x, options.repeats).items():
-        table.add_row(name, f"{spent:.1f}", *rows[name])
+    table = Table("export", "CPU time", "MB", "nodes", "outputs that differ", "largest difference")
+    for name, (median, low, high) in ratios(sessions, x, options.repeats).items():
+        table.add_row(name, f"{median:.2f} ({low:.2f} to {high:.2f})", *rows[name])
     Console(width=120).print(table)
 
 

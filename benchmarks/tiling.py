@@ -66,6 +66,7 @@ def cost(rounds: int, batch: int) -> None:
     x = torch.randn(batch, 3, 32, 32)
     clean = cifar_resnet18_v2().eval()
     models = {"untiled": analogize(clean, target(256, 8, tiling=False), [x])}
+    models["untiled, without a tile size"] = analogize(clean, target(None, 8), [x])
     for size in (512, 256, 128):
         models[f"tiles of {size} x {size}"] = analogize(clean, target(size, 8), [x])
     for model in models.values():

@@ -100,7 +100,6 @@ def main() -> None:
     print(f"accuracy without noise: {clean:.2%} (the paper: 99.19%)")
     analog = analogize(model, TARGET, example_inputs=test[0][0].unsqueeze(0))
 
-    levels = [float(text) for text in options.levels.split(",")] if options.levels else LEVELS
     # Channels last take a third of the time on wide, and change sums by their rounding only.
     batches = [
         (x.to(memory_format=torch.channels_last), y)
@@ -110,14 +109,15 @@ def main() -> None:
     random = [next(iter(train.batches(options.samples, generator=chosen)))]
     losses: list[Decomposition] = []
     shares: list[Information] = []
-    for level in levels:
-        start = time.monotonic()
-        make_loss = partial(bias_variance, analog, batches, [level], count, seed=seed)
+    for level in options.information_levels or options.levels:
         make_share = partial(
             mutual_information, analog, random, [level], options.samples, count, seed=seed
         )
-        losses.append(once(out / f"levels/loss-{level:g}.json", Decomposition, make_loss))
         shares.append(once(out / f"levels/information-{level:g}.json", Information, make_share))
+    for level in options.levels:
+        start = time.monotonic()
+        make_loss = partial(bias_variance, analog, batches, [level], count, seed=seed)
+        losses.append(once(out / f"levels/loss-{level:g}.json", Decomposition, make_loss))
         spent = time.monotonic() - start
         print(f"{level:g}: {losses[-1].to_rows()[0]} ({spent:.0f} s)", flush=True)
     loss = losses[0].model_copy(update={"rows": tuple(x.rows[0] for x in losses)})
@@ -146,10 +146,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--instances", type=int, default=100, help="chips a level")
     parser.add_argument("--samples", type=int, default=200, help="inputs of panel (b)")
     parser.add_argument("--limit", type=int, help="test images of panel (a); all by default")
-    parser.add_argument("--levels", help="sigma_N / sigma_W, separated by commas")
+    levels = {"type": numbers, "metavar": "LEVELS"}
+    parser.add_argument("--levels", **levels, default=LEVELS, help="sigma_N / sigma_W, by commas")
+    parser.add_argument("--information-levels", **levels, help="of panel (b), by default the same")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers that commas separate."""
+    return tuple(map(float, text.split(",")))
 
 
 def trained(

@@ -90,3 +90,15 @@ def test_calibration_and_analyses_work_within_it(trained) -> None:
     assert len(costs.rows) == 3
     assert all(row.estimate > 0 for row in costs.rows)
     assert all(abs(float(chip.mean())) < 0.1 for chip in drops)
+
+
+def test_partial_sums_of_tiles_are_calibrated_within_it() -> None:
+    # 600 inputs after another product, so in bfloat16, on tiles of 512 rows.
+    model = nn.Sequential(nn.Linear(8, 600), nn.ReLU(), nn.Linear(600, 3)).eval()
+    data = [(torch.randn(50, 8), torch.zeros(50, dtype=torch.long))]
+    with autocast():
+        analog = analogize(model, "pcm_joshi2020", data)
+        level = evaluate(analog, data, instances=2, progress=False).levels[0]
+    assert len(level.values) == 2
+    plain = operators(analogize(model, "pcm_joshi2020", data))[1].adc.range
+    torch.testing.assert_close(operators(analog)[1].adc.range, plain, rtol=0.02, atol=0.02)

@@ -40,7 +40,7 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.conv(x)))
-        x = self.up(x + self.grouped(x))
+        x = self.up(torch.relu(x + self.grouped(x)))
         return self.head(self.head(x[..., :15]))
 
 
@@ -94,6 +94,9 @@ TARGETS = {
     "symmetric converters": changed(
         "pcm_8bit", dac={"grid": "symmetric"}, adc={"grid": "symmetric", "bits": 10}
     ),
+    # Symmetric DACs behind a Relu, whose zero point is not 0.
+    "4 bits symmetric": changed("pcm_8bit", dac={"grid": "symmetric", "bits": 4}),
+    "12 bits symmetric": changed("pcm_8bit", dac={"grid": "symmetric", "bits": 12}),
     "no adc": changed("pcm_8bit", adc={"bits": None}),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -58,12 +58,36 @@ AtOnce = Annotated[
     int,
     typer.Option(help="Chips in one batched pass; pays for small models, few images a batch."),
 ]
+DriftTimes = Annotated[
+    str | None,
+    typer.Option(
+        "--drift-time",
+        metavar="TIMES",
+        help="When the chips are read, counted from programming and separated by commas: '0 s,1 "
+        "hour,1 day,1 year'.",
+    ),
+]
+Correction = Annotated[
+    Literal["none", "global", "column"] | None,
+    typer.Option(
+        "--compensation",
+        help="Digital correction of drift: none, a factor an array, a factor a column; the "
+        "target's own by default.",
+    ),
+]
+Recalibrate = Annotated[
+    bool,
+    typer.Option(
+        "--recalibrate",
+        help="Re-estimate BatchNorm on every chip, on the images that calibrate the converters.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="JSON file, written after every chip; an interrupted run goes on from it."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where --out exists.")]
-Plot = Annotated[Path | None, typer.Option(help="Figure of the metric against eta.")]
+Plot = Annotated[Path | None, typer.Option(help="Figure of the metric against eta or time.")]
 
 
 def evaluate_command(
@@ -83,13 +107,16 @@ def evaluate_command(
     plot: Plot = None,
     overwrite: Overwrite = False,
     at_once: AtOnce = 1,
+    drift_time: DriftTimes = None,
+    compensation: Correction = None,
+    recalibrate: Recalibrate = False,
     model_arg: ModelArguments = None,
     image_size: ImageSize = None,
     cache: Cache = None,
     download: Download = False,
     device: Device = "cpu",
 ) -> None:
-    """Measure a model's accuracy on programmed chips of a target, at one or several noise levels.
+    """Measure a model's accuracy on programmed chips of a target, at noise levels and over time.
 
     The model is rewritten for the target, its converters are calibrated on training images, and
     every chip sees the whole test split.
@@ -120,6 +147,9 @@ def evaluate_command(
             seed=seed,
             precision=precision,
             at_once=at_once,
+            drift_time=None if drift_time is None else drift_time.split(","),
+            compensation=compensation,
+            recalibration=calibration() if recalibrate else None,
             resume=out,
         )
     except KeyboardInterrupt as error:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from analogize.onnx.manifest import ConverterEntry, Manifest
+    from analogize.onnx.manifest import ConverterEntry, Manifest, TileEntry
     from analogize.onnx.read import OnnxRegion
 
 AsJson = Annotated[
@@ -87,7 +87,6 @@ def _row(region: OnnxRegion) -> tuple[str, ...]:
         return (region.id, *["?"] * 7, found)
     weight = entry.weight
     bits = "no bits" if weight.bits is None else f"{weight.bits} b"
-    grid = entry.tiles.grid
     return (
         region.id + (f" x{len(entry.calls)}" if len(entry.calls) > 1 else ""),
         entry.kind,
@@ -96,13 +95,22 @@ def _row(region: OnnxRegion) -> tuple[str, ...]:
         _converter(entry.dac),
         _converter(entry.adc),
         " + ".join(m.model for m in entry.noise.models) or "none",
-        "-" if grid is None else str(entry.tiles.groups * grid[0] * grid[1]),
+        _tiles(entry.tiles),
         found,
     )
+
+
+def _tiles(tiles: TileEntry) -> str:
+    if tiles.tile is None:
+        return "-"
+    text = f"{tiles.count} of {tiles.tile[0]}x{tiles.tile[1]}"
+    return f"{text}, {len(tiles.sums)} sums" if tiles.sums else text
 
 
 def _converter(converter: ConverterEntry | None) -> str:
     if converter is None:
         return "-"
+    if converter.range is None:
+        return f"{converter.bits} b, full range"
     low, high = converter.range
     return f"{converter.bits} b [{low:.3g}, {high:.3g}]"

@@ -39,7 +39,7 @@ from analogize.cli.prepare import (
 )
 from analogize.data import load_dataset
 from analogize.devices.times import seconds
-from analogize.errors import EvaluationError
+from analogize.errors import EvaluationError, ExportError
 from analogize.targets import load_target
 from analogize.targets.noise import DriftNoise, LogDriftNoise, OneOverFNoise, RelaxationNoise
 from analogize.targets.spec import Target as Spec
@@ -99,6 +99,7 @@ def report_command(
     from analogize.montecarlo import evaluate
     from analogize.report import write_report
 
+    _check(out, instances)
     loaded, place = load_target(target), parse_device(device)
     levels, times = _levels(eta, loaded), _times(drift_time, loaded)
     network, state = build_model(model, model_arg or []).to(place), read_weights(weights)
@@ -130,6 +131,16 @@ def report_command(
     typer.echo(f"report: {out}")
 
 
+def _check(out: Path, instances: int) -> None:
+    """Refuse now what would otherwise end a long run."""
+    if not out.resolve().parent.is_dir() or out.is_dir():
+        raise ExportError(f"cannot write the report to {out}: name a file in an existing folder")
+    if instances < 4:
+        raise EvaluationError(
+            f"--instances is {instances}; the estimates need at least 4 chips a level"
+        )
+
+
 def _levels(text: str | None, target: Spec) -> list[float | None]:
     """The levels asked for; by default around the target's own, or its noise as it is."""
     if text is None:
@@ -145,10 +156,10 @@ def _levels(text: str | None, target: Spec) -> list[float | None]:
         ) from cause
 
 
-def _times(text: str | None, target: Spec) -> list[str] | list[float]:
+def _times(text: str | None, target: Spec) -> list[float]:
     """The times asked for; by default from the first reading to a year, as far as is known."""
     if text is not None:
-        return [part.strip() for part in text.split(",")]
+        return [seconds(part) for part in text.split(",")]
     if not any(isinstance(model, _TIMED) for model in target.noise):
         return []
     known = [m.points[-1].time for m in target.noise if isinstance(m, RelaxationNoise)]

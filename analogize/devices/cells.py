@@ -132,7 +132,9 @@ def _relax(
 
 def _spread(curve: Any, target: Tensor) -> Tensor:
     sigma = curves.evaluate(curve, target)
-    if float(sigma.min()) < 0:
+    if torch.compiler.is_compiling():  # a graph cannot branch on a value, but it can stop at one
+        torch._assert_async(sigma.min() >= 0, "a noise model's sigma is negative")
+    elif float(sigma.min()) < 0:
         worst = float(target.flatten()[sigma.argmin()])
         raise ValueError(f"its sigma is negative at a conductance of {worst:.4g}; check the curve")
     return sigma

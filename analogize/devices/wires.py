@@ -78,18 +78,18 @@ class Layout:
             sums = _along(matrix, -2, place * width), _along(matrix, -1, place * height)
         else:
             sums = self._on_tiles(matrix)
-        along_row, along_column = (self._as_weights(each) for each in sums)
-        return along_row, along_column
+        return self._as_weights(sums[0]), self._as_weights(sums[1])
 
     def _on_tiles(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Both sums of a matrix (devices, groups, columns, rows) that is cut into tiles."""
         width, height = matrix.shape[-2:]
         across, down = ceil(width / self.cols), ceil(height / self.rows)
         missing = (0, down * self.rows - height, 0, across * self.cols - width)
-        tiles = F.pad(matrix, missing).view(*matrix.shape[:-2], across, self.cols, down, self.rows)
-        sums = (_along(tiles, dim).flatten(-2).flatten(-3, -2) for dim in (-3, -1))
-        along_row, along_column = (each[..., :width, :height] for each in sums)
-        return along_row, along_column
+        size = (*matrix.shape[:-2], across, self.cols, down, self.rows)
+        tiles = F.pad(matrix, missing).view(size)
+        whole = (*matrix.shape[:-2], across * self.cols, down * self.rows)
+        along_row, along_column = _along(tiles, -3).view(whole), _along(tiles, -1).view(whole)
+        return along_row[..., :width, :height], along_column[..., :width, :height]
 
     def _as_weights(self, matrix: Tensor) -> Tensor:
         rows = matrix.flatten(1, 2)
@@ -122,8 +122,9 @@ def ir_drop(
     """
     along_row, along_column = layout.along_wires(conductance)
     loss = (along_row * row_segment).add_(along_column, alpha=column_segment).mul_(1e-6)
-    worst = float(loss.max())
-    if worst > LARGEST_LOSS:
+    if torch.compiler.is_compiling():  # a graph cannot branch on a value, but it can stop at one
+        torch._assert_async(loss.max() <= LARGEST_LOSS, "IR drop: a loss above 1")
+    elif (worst := float(loss.max())) > LARGEST_LOSS:
         raise ValueError(
             f"the first-order loss along the wires reaches {worst:.3g}, and the approximation "
             f"holds up to {LARGEST_LOSS:g}; use smaller tiles (array.rows, array.cols), less "

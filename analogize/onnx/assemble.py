@@ -11,8 +11,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from analogize.module import DigitalProduct
-from analogize.onnx.describe import RegionPlan, entry
-from analogize.onnx.emit import Body, emit
+from analogize.onnx.body import Body
+from analogize.onnx.describe import entry
+from analogize.onnx.emit import emit
 from analogize.onnx.exact import doubts, promise
 from analogize.onnx.manifest import (
     DOMAIN,
@@ -27,6 +28,7 @@ from analogize.onnx.manifest import (
     Manifest,
 )
 from analogize.onnx.placeholder import PLACEHOLDER
+from analogize.onnx.plan import RegionPlan
 from analogize.onnx.trace import Traced
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
@@ -57,7 +59,7 @@ def assemble(
         target=target,
         form=form,
         arithmetic=arithmetic,
-        noise=plans[0].noise,
+        noise=plans[0].kind,
         numerics=promise(model.graph, plans, arithmetic),
         regions=tuple(
             entry(p, tuple(writer.calls[p.id]), exact=not doubts(p, arithmetic))
@@ -100,7 +102,10 @@ class _Writer:
             nodes = [self._call(node, plan, instance)]
         new = nodes[-1].outputs[0]
         new.name, new.shape, new.type = f"{instance}/output", old.shape, old.type
-        anchor = next((n for n in nodes if n.name == f"{instance}/mac"), nodes[-1])
+        product = f"{instance}/mac"
+        names = [n.name or "" for n in nodes]
+        is_product = [n == product or n.startswith(f"{product}/tile") for n in names]
+        anchor = nodes[is_product.index(True) if any(is_product) else -1]
         for made in nodes:
             made.metadata_props[REGION_KEY] = plan.id
             made.metadata_props[LAYER_KEY] = f"analog/{plan.id}"
@@ -110,7 +115,12 @@ class _Writer:
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self.model.graph.remove(node, safe=True)
         self.calls.setdefault(plan.id, []).append(
-            CallEntry(node=anchor.name or "", input=x.name or "", output=new.name or "")
+            CallEntry(
+                node=anchor.name or "",
+                input=x.name or "",
+                output=new.name or "",
+                last=nodes[-1].name or "",
+            )
         )
 
     def _flat(self, node: ir.Node, plan: RegionPlan, instance: str) -> list[ir.Node]:

@@ -1,187 +1,21 @@
-"""An analog operator as constants for the file and as a region of the manifest."""
+"""A planned region as an entry of the manifest."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from analogize import noise as noise_models
-from analogize.chip import weight_of
 from analogize.converter import Converter
-from analogize.errors import CalibrationError, ExportError
+from analogize.devices.tiles import count
 from analogize.onnx import manifest
-from analogize.onnx.storage import Stored, WeightStorage, digest, store
+from analogize.onnx.plan import RegionPlan
+from analogize.onnx.storage import digest
 from analogize.ops import AnalogOp
-from analogize.product import BatchedLinear, Convolution, per_channel
+from analogize.product import BatchedLinear, Convolution
 from analogize.targets.spec import FixedSNRNoise, GaussianNoise
-
-Array = npt.NDArray[Any]
-_CHANNELS_AT_ONCE = 1024
-NoiseKind = Literal["none", "runtime", "programmed"]
-
-
-@dataclass(frozen=True)
-class RegionPlan:
-    """What one region needs in the file.
-
-    Attributes:
-        id: unique name.
-        owner: the region whose array it uses; its own id if it owns the array.
-        op: the operator.
-        stored: the weights as the file keeps them.
-        noise: what of the weight noise goes into the file.
-        deviations: for each noise model drawn at run time, (sigma or span in array units, model).
-        max_accumulator: bound on the accumulated codes, or None.
-    """
-
-    id: str
-    owner: str
-    op: AnalogOp
-    stored: Stored
-    noise: NoiseKind
-    deviations: tuple[tuple[Array, Any], ...]
-    max_accumulator: float | None
-
-
-def plan_regions(
-    model: nn.Module,
-    operators: tuple[AnalogOp, ...],
-    noise: NoiseKind,
-    seed: int | None,
-    storage: WeightStorage,
-) -> tuple[RegionPlan, ...]:
-    """Plan every region.
-
-    Args:
-        model: the rewritten model, which holds the weights.
-        operators: its operators, in the order of the placeholders.
-        noise: what of the weight noise goes into the file.
-        seed: the chip to draw for ``"programmed"``, or None for the one programmed already.
-        storage: how to keep the weights.
-
-    Raises:
-        CalibrationError: a converter has bits and no range.
-        ChipError: ``"programmed"`` without seed, and no valid chip.
-        ExportError: weights that are not float32.
-    """
-    owners: dict[int, str] = {}
-    stored: dict[int, tuple[Tensor, Stored]] = {}
-    plans: list[RegionPlan] = []
-    names = _unique([op.region.name for op in operators])
-    for name, op in zip(names, operators, strict=True):
-        _require_exportable(op)
-        key = id(op.array)
-        owner = owners.setdefault(key, name)
-        if key not in stored:
-            weights = _weights(model, op, noise, seed)
-            stored[key] = weights, store(weights, op, noise == "programmed", storage)
-        weights, kept = stored[key]
-        plans.append(
-            RegionPlan(
-                id=name,
-                owner=owner,
-                op=op,
-                stored=kept,
-                noise=noise,
-                deviations=_deviations(op, weights, kept) if noise == "runtime" else (),
-                max_accumulator=_bound(op, weights) if noise == "none" else None,
-            )
-        )
-    return tuple(plans)
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Regions with the same weight and other attributes share a name; number the later ones."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name}~{seen[name]}")
-    return result
-
-
-def _require_exportable(op: AnalogOp) -> None:
-    if op.tiles is not None or op.adc.covers_all:
-        raise ExportError(
-            f"region '{op.region.name}' converts the sums of its tiles one by one, which is not "
-            "exported; use a target with array.tiling false and a calibrated ADC"
-        )
-    if not op.is_calibrated:
-        raise CalibrationError(
-            f"region '{op.region.name}' has a converter without a range; call "
-            "calibrate(model, loader) before exporting"
-        )
-
-
-def _weights(model: nn.Module, op: AnalogOp, noise: NoiseKind, seed: int | None) -> Tensor:
-    """The weights in array units, on the CPU."""
-    parameter = weight_of(model, op).detach()
-    if parameter.dtype != torch.float32:
-        raise ExportError(
-            f"region '{op.region.name}': its weights are {parameter.dtype}, and the file's "
-            "arithmetic is float32; call model.float() first"
-        )
-    array = op.array
-    if noise != "programmed":
-        return array.clean(parameter).cpu()
-    if seed is None:
-        if array.correction is not None:
-            raise ExportError(
-                f"region '{op.region.name}': its chip was programmed with drift compensation, "
-                "which is not exported; program it with compensation='none'"
-            )
-        return array.programmed(parameter).cpu()
-    return array.draw(parameter, seed).cpu()
-
-
-def _deviations(op: AnalogOp, weights: Tensor, stored: Stored) -> tuple[tuple[Array, Any], ...]:
-    """Sigma of each noise model (its span where the level itself is random), in array units."""
-    found = []
-    low, high = op.array._span()
-    span = torch.as_tensor(high) - torch.as_tensor(low)
-    for model in op.array.noise:
-        if noise_models.is_silent(model):
-            continue
-        if isinstance(model, FixedSNRNoise):
-            sigma = weights.std(correction=0) * model.ratio
-        elif isinstance(model, GaussianNoise):
-            sigma = span.float() if model.eta_std else span.float() * model.eta
-        else:
-            raise ExportError(
-                f"region '{op.region.name}': the noise model '{model.model}' cannot be drawn in an "
-                "ONNX graph; export clean weights (noise=None) or a programmed chip"
-            )
-        values = sigma.cpu().numpy().astype(np.float32)
-        swaps = stored.transposed and values.ndim > 1
-        found.append((values.swapaxes(-1, -2) if swaps else values, model))
-    return tuple(found)
-
-
-def _bound(op: AnalogOp, weights: Tensor) -> float | None:
-    """The largest magnitude of any partial sum, where inputs and weights are integer codes.
-
-    Whatever the order of summation, a partial sum lies between the sum of all negative and the sum
-    of all positive products.
-    """
-    if op.dac.scale is None or op.array.scale is None or op.array.folded:
-        return None
-    high, low = max(float(op.dac.high), 0.0), max(-float(op.dac.low), 0.0)
-    largest = 0.0
-    channels = per_channel(op.product, weights)
-    # In parts, because copies of a whole layer may be large.
-    for start in range(0, len(channels), _CHANNELS_AT_ONCE):
-        rows = channels[start : start + _CHANNELS_AT_ONCE]
-        positive = rows.clamp(min=0).sum(1, dtype=torch.float64)
-        negative = rows.clamp(max=0).sum(1, dtype=torch.float64).neg()
-        ends = (positive * high + negative * low, positive * low + negative * high)
-        largest = max(largest, *(float(end.max()) for end in ends))
-    return largest
 
 
 def entry(
@@ -189,17 +23,17 @@ def entry(
 ) -> manifest.RegionEntry:
     """The region's entry in the manifest."""
     op = plan.op
-    step = op._stages.step
     return manifest.RegionEntry(
         id=plan.id,
         kind=op.region.operator,  # type: ignore[arg-type]
         attributes=_attributes(op),
         bias=op.region.bias,
-        dac=_converter(op.dac),
+        dac=_dac(op),
         weight=_weight(plan),
-        adc=_converter(op.adc, None if step is None else _numbers(step)),
+        adc=_adc(op),
         noise=_noise(plan),
         tiles=_tiles(op),
+        correction=None if plan.correction is None else _numbers(torch.tensor(plan.correction)),
         shares_array_with=None if plan.owner == plan.id else plan.owner,
         max_accumulator=plan.max_accumulator,
         exact=exact,
@@ -220,17 +54,34 @@ def _attributes(op: AnalogOp) -> dict[str, int | tuple[int, ...]]:
     return found | {"output_padding": product.output_padding} if product.transposed else found
 
 
-def _converter(converter: Converter, step: Any = None) -> manifest.ConverterEntry | None:
-    if converter.bits is None or converter.scale is None:
+def _dac(op: AnalogOp) -> manifest.ConverterEntry | None:
+    dac = op.dac
+    if dac.bits is None or dac.scale is None:
         return None
-    low, high = converter.range.tolist()
+    low, high = int(dac.low), int(dac.high)
+    return _converter(dac, _pair(dac.range), float(dac.scale), low, high)
+
+
+def _adc(op: AnalogOp) -> manifest.ConverterEntry | None:
+    adc, stages = op.adc, op._stages
+    if adc.bits is None or stages.step is None or stages.y_scale is None:
+        return None
+    ends = None if adc.covers_all else _pair(adc.range)
+    low, high = int(stages.y_low), int(stages.y_high)
+    return _converter(adc, ends, _numbers(stages.y_scale), low, high, _numbers(stages.step))
+
+
+def _converter(
+    converter: Converter, ends: Any, scale: Any, low: int, high: int, step: Any = None
+) -> manifest.ConverterEntry:
+    assert converter.bits is not None
     return manifest.ConverterEntry(
         bits=converter.bits,
         grid=converter.kind,
-        range=(low, high),
-        scale=float(converter.scale),
-        low=int(converter.low),
-        high=int(converter.high),
+        range=ends,
+        scale=scale,
+        low=low,
+        high=high,
         step=step,
     )
 
@@ -243,6 +94,7 @@ def _weight(plan: RegionPlan) -> manifest.WeightEntry:
         parameter=plan.op.region.weight,
         shape=tuple(array.shape),
         transposed=stored.transposed,
+        cell_bits=array.cell_bits if stored.has_digits else None,
         bits=array.bits,
         grid=array.kind,
         granularity="channel" if array.range.ndim > 1 else "tensor",
@@ -272,7 +124,8 @@ def _noise(plan: RegionPlan) -> manifest.NoiseEntry:
     return manifest.NoiseEntry(
         models=array.noise,
         sigma=tuple(_sigma(plan, model) for model in array.noise),
-        exported=plan.noise,
+        conductance=array.conductance,
+        exported=plan.kind,
     )
 
 
@@ -291,13 +144,33 @@ def _sigma(plan: RegionPlan, model: Any) -> Any:
 
 def _tiles(op: AnalogOp) -> manifest.TileEntry:
     groups, rows, columns = op.product.matrix(op.array.shape)
-    size = op.tile_size
+    size, cells = op.tile_size, op.array.cells_a_weight
+    if size is None:
+        return manifest.TileEntry(groups=groups, rows=rows, columns=columns, tile=None, grid=None)
     return manifest.TileEntry(
         groups=groups,
         rows=rows,
         columns=columns,
-        tile=None if size is None else (size.rows, size.cols),
-        grid=None if size is None else (ceil(rows / size.rows), ceil(columns / size.cols)),
+        tile=(size.rows, size.cols),
+        grid=(ceil(rows / size.rows), ceil(columns / size.cols)),
+        count=count(op.product, op.array.shape, size.rows, size.cols) * cells,
+        converts=size.tiling,
+        sums=_sums(op, rows, size.rows),
+        input_bits=size.input_bits,
+        cell_bits=size.cell_bits,
+        cells=cells,
+    )
+
+
+def _sums(op: AnalogOp, rows: int, height: int) -> tuple[manifest.SumEntry, ...]:
+    if op.tiles is None:
+        return ()
+    return tuple(
+        manifest.SumEntry(
+            rows=(number * height, min((number + 1) * height, rows)),
+            inputs=(piece.first, piece.last),
+        )
+        for number, piece in enumerate(op.tiles.pieces)
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from analogize.onnx.describe import RegionPlan
 from analogize.onnx.manifest import REGION_KEY, Arithmetic, Promise
+from analogize.onnx.noise import products_are_noisy
+from analogize.onnx.plan import RegionPlan
 
 # Float32 holds every integer up to this.
 _EXACT_SUMS = 2**24
@@ -61,9 +62,15 @@ def _reduces_one_element(node: ir.Node) -> bool:
 
 def doubts(plan: RegionPlan, arithmetic: Arithmetic) -> list[str]:
     """Why a region's outputs may differ from torch's although its inputs are equal."""
-    if plan.noise != "none":
-        kind = "draws noise" if plan.noise == "runtime" else "holds a chip's analog weights"
-        return [f"region '{plan.id}' {kind}: its sums are no integers"]
+    if plan.kind != "none":
+        kind = "draws noise" if plan.kind == "runtime" else "holds a chip's analog weights"
+        reasons = [f"region '{plan.id}' {kind}: its sums are no integers"]
+        if plan.kind == "programmed" and products_are_noisy(plan.op):
+            reasons.append(
+                f"region '{plan.id}': noise that every product draws anew (read, output) is no "
+                "part of a chip, and the file leaves it out"
+            )
+        return reasons
     if plan.max_accumulator is None:
         missing = "DAC" if plan.op.dac.scale is None else "weights"
         return [f"region '{plan.id}': its {missing} have no bits, so its sums are no integers"]
@@ -72,7 +79,7 @@ def doubts(plan: RegionPlan, arithmetic: Arithmetic) -> list[str]:
             f"region '{plan.id}': sums of codes may reach {plan.max_accumulator:.0f}, beyond 2^24, "
             "and float32 rounds them"
         ]
-    if arithmetic == "qdq":
+    if arithmetic == "qdq" and plan.op.tiles is None:
         return [
             f"region '{plan.id}': qdq arithmetic; a fused integer kernel multiplies by the "
             "reciprocal of the ADC's step, which may round to the neighbouring code"

@@ -19,17 +19,13 @@ from torch import Tensor, fx, nn
 from analogize.array import WeightArray
 from analogize.errors import ExportError
 from analogize.module import AnalogModule, DigitalProduct, Report
-from analogize.onnx.manifest import ConverterEntry, Manifest, RegionEntry
-from analogize.onnx.operators import OPERATORS, run
-from analogize.onnx.read import (
-    decode,
-    load_model,
-    read_manifest,
-    require_same_scales,
-    require_unchanged,
-)
+from analogize.onnx.decode import decode, find_weight, require_same_scales, require_unchanged
+from analogize.onnx.manifest import CallEntry, Manifest, RegionEntry
+from analogize.onnx.operators import bind, run
+from analogize.onnx.read import load_model, read_manifest
+from analogize.onnx.settings import product_of, target_of
 from analogize.ops import AnalogOp, NoiseMode
-from analogize.product import BatchedLinear, Convolution, Linear, Product
+from analogize.product import Product
 from analogize.region import Region
 from analogize.targets import spec
 
@@ -73,12 +69,17 @@ class _Loader:
             for node in model.graph.node
             for index, name in enumerate(node.output)
         }
-        self.calls = {c.output: (r, c.input) for r in manifest.regions for c in r.calls}
+        self.outputs = {n.name: n.output[0] for n in model.graph.node if n.name and n.output}
+        self.calls = {self._output_of(c): (r, c.input) for r in manifest.regions for c in r.calls}
         self.root, self.graph = nn.Module(), fx.Graph()
         self.values: dict[str, fx.Node] = {}
         self.results: dict[int, fx.Node] = {}
         self.arrays: dict[str, tuple[WeightArray, str]] = {}
         self.paths: dict[str, str] = {}
+
+    def _output_of(self, call: CallEntry) -> str:
+        """The tensor that leaves a call's ADC, also where a tool has renamed it."""
+        return call.output if call.output in self.producers else self.outputs.get(call.last, "")
 
     def build(self) -> AnalogModule:
         for entry in self.manifest.regions:
@@ -133,20 +134,28 @@ class _Loader:
             if not isinstance(tensor, onnx.TensorProto):
                 tensor = numpy_helper.from_array(np.asarray(tensor))
             return self._constant(name, tensor)
-        if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-            raise ExportError(
-                f"{self.source}: node '{node.name}' is '{node.domain or 'ai.onnx'}::"
-                f"{node.op_type}', which load_onnx cannot run; it runs {', '.join(OPERATORS)}"
-            )
         key = id(node)
         if key not in self.results:
-            attributes = {a.name: _attribute(a) for a in node.attribute}
+            attributes = self._attributes(node)
             inputs = [self.values[i] if i else None for i in node.input]
             self.results[key] = self.graph.call_function(run, (node.op_type, attributes, *inputs))
         result = self.results[key]
         if sum(map(bool, node.output)) == 1:
             return result
         return self.graph.call_function(_item, (result, index))
+
+    def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        try:
+            if node.domain not in ("", "ai.onnx"):
+                raise ExportError("load_onnx runs standard operators only")
+            if node.op_type != "Split" and sum(map(bool, node.output)) > 1:
+                raise ExportError("load_onnx runs it with one output only")
+            return bind(node.op_type, {a.name: _attribute(a) for a in node.attribute})
+        except ExportError as error:
+            raise ExportError(
+                f"{self.source}: node '{node.name}' is '{node.domain or 'ai.onnx'}::"
+                f"{node.op_type}': {error}; run the file in onnxruntime instead"
+            ) from error
 
     def _constant(self, name: str, tensor: onnx.TensorProto) -> fx.Node:
         values = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
@@ -170,13 +179,13 @@ class _Loader:
 
     def _operator(self, entry: RegionEntry) -> None:
         require_same_scales(entry, self.tensors, self.source)
-        lost = next((c.output for c in entry.calls if c.output not in self.producers), None)
+        lost = next((c.output for c in entry.calls if not self._output_of(c)), None)
         if lost is not None:
             raise ExportError(
                 f"{self.source}: region '{entry.id}' computes tensor '{lost}', and no node of the "
                 "graph does; it was removed or renamed: load the file as export_onnx() wrote it"
             )
-        product, target = _product(entry), _target(entry, self.manifest.target)
+        product, target = product_of(entry), target_of(entry, self.manifest.target)
         owner = _owner(entry)
         if owner not in self.arrays:
             self.arrays[owner] = self._array(entry, product, target)
@@ -192,7 +201,7 @@ class _Loader:
         )
         op = AnalogOp(array, product, target, region)
         for converter, known in ((op.dac, entry.dac), (op.adc, entry.adc)):
-            if known is not None:
+            if known is not None and known.range is not None:
                 converter.calibrate(*known.range)
         op.refresh()
         op.mode = _MODES[entry.noise.exported]
@@ -202,7 +211,7 @@ class _Loader:
     def _array(
         self, entry: RegionEntry, product: Product, target: spec.Target
     ) -> tuple[WeightArray, str]:
-        stored = self.tensors.get(entry.weight.initializer)
+        stored = find_weight(entry.weight, self.tensors)
         if stored is None:
             raise ExportError(
                 f"{self.source}: region '{entry.id}' has lost its tensor "
@@ -217,9 +226,11 @@ class _Loader:
             array.range.copy_(torch.tensor(entry.weight.range))
             array.refresh()
         if entry.noise.exported == "programmed":
-            is_transposed = entry.weight.transposed and raw.ndim > 1
-            chip = raw.swapaxes(-1, -2) if is_transposed else raw
+            chip = raw.swapaxes(-1, -2) if entry.weight.transposed else raw
             array.chip = torch.from_numpy(np.array(chip))
+            if entry.correction is not None:
+                factors = torch.tensor(entry.correction)
+                array.correction = product.output_channels(factors) if factors.ndim else factors
         path = self._keep(entry.weight.parameter, weight.detach())
         return array, path
 
@@ -228,58 +239,12 @@ def _owner(entry: RegionEntry) -> str:
     return entry.shares_array_with or entry.id
 
 
-def _product(entry: RegionEntry) -> Product:
-    if entry.kind == "linear":
-        return Linear()
-    if entry.kind == "batched_linear":
-        return BatchedLinear(entry.weight.shape[:-2])
-    values = entry.attributes
-
-    def sizes(key: str) -> tuple[int, ...]:
-        found = values.get(key, (0,))
-        return found if isinstance(found, tuple) else (found,)
-
-    groups = values["groups"]
-    assert isinstance(groups, int)
-    return Convolution(
-        entry.kind,
-        stride=sizes("stride"),
-        padding=sizes("padding"),
-        dilation=sizes("dilation"),
-        transposed="transpose" in entry.kind,
-        output_padding=sizes("output_padding"),
-        groups=groups,
-    )
-
-
-def _target(entry: RegionEntry, name: str) -> spec.Target:
-    """A target with this region's settings; its ranges are placeholders, filled in afterwards."""
-    weight, tile = entry.weight, entry.tiles.tile
-    return spec.Target(
-        name=name,
-        weights=spec.Weights(
-            range=None if weight.range is None else spec.FixedRange(min=-1.0, max=1.0),
-            bits=weight.bits,
-            granularity=weight.granularity,
-            grid=weight.grid,
-        ),
-        noise=entry.noise.models,
-        dac=_converter(entry.dac),
-        adc=_converter(entry.adc),
-        array=None if tile is None else spec.Array(rows=tile[0], cols=tile[1]),
-    )
-
-
-def _converter(entry: ConverterEntry | None) -> spec.Converter:
-    if entry is None:
-        return spec.Converter()
-    return spec.Converter(bits=entry.bits, grid=entry.grid)
-
-
 def _attribute(attribute: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, onnx.TensorProto):
+        return torch.from_numpy(np.array(numpy_helper.to_array(value)))
     return list(value) if attribute.type == onnx.AttributeProto.INTS else value
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analogize.errors import ExportError
+from analogize.targets.conductance import Conductance
 from analogize.targets.spec import NoiseModel, Operator
 
 SCHEMA_VERSION: Final = 1
@@ -46,8 +47,12 @@ class ConverterEntry(_Part):
 
     bits: int = Field(ge=1, le=16, description="Resolution.")
     grid: GridKind = Field(description="affine: with a zero point; symmetric: around zero.")
-    range: tuple[float, float] = Field(description="Calibrated minimum and maximum.")
-    scale: float = Field(gt=0, description="Step in the units of the tensor.")
+    range: tuple[float, float] | None = Field(
+        description="Calibrated minimum and maximum; null: every sum that a tile can produce."
+    )
+    scale: float | tuple[float, ...] = Field(
+        description="Step in the units of the tensor; one number, or one an output channel."
+    )
     low: int = Field(description="Smallest zero-centred code.")
     high: int = Field(description="Largest zero-centred code.")
     step: float | tuple[float, ...] | None = Field(
@@ -64,6 +69,12 @@ class WeightEntry(_Part):
     parameter: str = Field(description="Name of the parameter in the model it was exported from.")
     shape: tuple[int, ...] = Field(description="Shape of the parameter.")
     transposed: bool = Field(description="Whether the file keeps it as its transpose.")
+    cell_bits: int | None = Field(
+        default=None,
+        description="null: the initializer holds whole weights. A number: it holds what the cells "
+        "of a programmed chip hold, least significant digit first along a further first dimension; "
+        "a weight is the sum of digit k times 2^(k cell_bits).",
+    )
     bits: int | None = Field(description="Resolution; null: not quantized.")
     grid: GridKind = Field(description="Kind of grid.")
     granularity: Literal["tensor", "channel"] = Field(description="Extent of one range.")
@@ -100,20 +111,61 @@ class NoiseEntry(_Part):
         description="Standard deviation of each model in weight units, or one a channel; null for "
         "a model that acts on conductances or products."
     )
+    conductance: Conductance | None = Field(
+        default=None, description="How weights become conductances, as in the target."
+    )
     exported: Literal["none", "runtime", "programmed"] = Field(
         description="none: clean weights; runtime: the graph draws noise at every run; "
         "programmed: the initializer holds the weights of one chip."
     )
 
 
+class SumEntry(_Part):
+    """One row of tiles, whose columns sum up analog and are converted on their own."""
+
+    rows: tuple[int, int] = Field(
+        description="First row of each matrix and one past the last; a convolution's rows are in "
+        "im2col order, row = channel * taps + tap."
+    )
+    inputs: tuple[int, int] = Field(
+        description="First input (channel within a group) and one past the last."
+    )
+
+
 class TileEntry(_Part):
-    """How the weight matrix lies on crossbar tiles."""
+    """How the weight matrix lies on crossbar tiles.
+
+    Where ``sums`` is not empty, the region's nodes are named ``mac/tile<i>`` after its i-th entry,
+    with ``_x<j>`` for the j-th digit of the input and ``_w<k>`` for that of the weight.
+    """
 
     groups: int = Field(description="Independent matrices (grouped convolutions).")
     rows: int = Field(description="Rows K of each matrix: inputs of one sum.")
     columns: int = Field(description="Columns N of each matrix: outputs.")
     tile: tuple[int, int] | None = Field(description="Rows and columns of a tile; null: no limit.")
     grid: tuple[int, int] | None = Field(description="Tiles down and across, each matrix.")
+    count: int | None = Field(
+        default=None,
+        description="Tiles in all, for every pair of cells of a weight; small groups share one.",
+    )
+    converts: bool = Field(
+        default=False,
+        description="Whether the target's tiles have ADCs of their own (array.tiling).",
+    )
+    sums: tuple[SumEntry, ...] = Field(
+        default=(),
+        description="Rows of tiles that are converted one by one and added digitally; empty: one "
+        "conversion serves the whole sum.",
+    )
+    input_bits: int | None = Field(
+        default=None,
+        description="Bit-serial inputs: bits of a code that are applied at once; null: all.",
+    )
+    cell_bits: int | None = Field(
+        default=None,
+        description="Bit slicing: bits of a code that one pair of cells holds; null: all.",
+    )
+    cells: int = Field(default=1, description="Pairs of cells that hold one weight's digits.")
 
 
 class CallEntry(_Part):
@@ -122,6 +174,7 @@ class CallEntry(_Part):
     node: str = Field(description="Name of the product's node (flat) or of the call (functions).")
     input: str = Field(description="Tensor that enters the DAC.")
     output: str = Field(description="Tensor that leaves the ADC.")
+    last: str = Field(description="Name of the node that computes the output.")
 
 
 class RegionEntry(_Part):
@@ -138,10 +191,15 @@ class RegionEntry(_Part):
     adc: ConverterEntry | None = Field(description="Output converter; null: no bits.")
     noise: NoiseEntry
     tiles: TileEntry
+    correction: float | tuple[float, ...] | None = Field(
+        default=None,
+        description="What a programmed chip's output is multiplied by digitally to make up for "
+        "drift; one number, or one an output channel.",
+    )
     shares_array_with: str | None = Field(description="Region whose array this one uses.")
     max_accumulator: float | None = Field(
         description="Bound on the magnitude of any partial sum in codes; float32 sums are exact "
-        "below 2^24. null: not integer codes."
+        "below 2^24. null: not integer codes. Where tiles convert their own sums, of any of those."
     )
     exact: bool = Field(
         description="Whether equal inputs give outputs that equal torch's bit for bit."

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,11 @@ import onnx
 from onnx import numpy_helper
 
 from analogize.errors import ExportError
-from analogize.onnx.manifest import DOMAIN, REGION_KEY, Manifest, RegionEntry, WeightEntry, parse
-from analogize.onnx.storage import digest
+from analogize.onnx.decode import decode, find_weight, require_same_scales, require_unchanged
+from analogize.onnx.manifest import DOMAIN, REGION_KEY, Manifest, RegionEntry, parse
 
 Sign = Literal["node metadata", "call node", "node name", "weight name"]
-_NAME = re.compile(r"^(?P<id>.+?)(?:@\d+)?/(?:dac|weight|noise|mac|adc)(?:/.*)?$")
+_NAME = re.compile(r"^(?P<id>.+?)(?:@\d+)?/(?:dac|weight|noise|mac|adc|sum)(?:/.*)?$")
 _FOLDED = "/weight/dequantize"
 
 
@@ -110,91 +110,6 @@ def read_manifest(model: onnx.ModelProto, source: str) -> Manifest | None:
     return parse({p.key: p.value for p in model.metadata_props}, source)
 
 
-def decode(entry: WeightEntry, tensor: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
-    """Weights in weight units from what the file keeps of them.
-
-    Raises:
-        ExportError: shape or codes are not what the manifest says.
-    """
-    if entry.transposed and tensor.ndim > 1:
-        tensor = tensor.swapaxes(-1, -2)
-    if tuple(tensor.shape) != entry.shape:
-        raise ExportError(
-            f"{source}: tensor '{entry.initializer}' has shape {tuple(tensor.shape)}, and the "
-            f"manifest says {entry.shape}; graph and manifest disagree, export the model again"
-        )
-    values = tensor.astype(np.float32)
-    if entry.zero_point is None:
-        codes = values
-        if entry.scale is None or entry.folded:
-            return codes
-    else:
-        codes = values - _spread(entry.zero_point, entry)
-        low, high = _spread(entry.low, entry), _spread(entry.high, entry)
-        if bool(((codes < low) | (codes > high)).any()):
-            raise ExportError(
-                f"{source}: tensor '{entry.initializer}' holds codes beyond the manifest's low "
-                "and high; graph and manifest disagree, export the model again"
-            )
-    return (codes * _spread(entry.scale, entry)).astype(np.float32)
-
-
-def require_unchanged(entry: WeightEntry, tensor: npt.NDArray[Any], source: str) -> None:
-    """Compare a region's weights with what the manifest says of them.
-
-    Raises:
-        ExportError: they were changed after the export.
-    """
-    if digest(tensor) != entry.digest:
-        raise ExportError(
-            f"{source}: tensor '{entry.initializer}' holds other numbers than those that were "
-            "exported (its digest differs from the manifest's); graph and manifest disagree, "
-            "export the model again"
-        )
-
-
-def require_same_scales(
-    entry: RegionEntry, tensors: dict[str, onnx.TensorProto], source: str
-) -> None:
-    """Compare a region's converters with what the manifest says of them.
-
-    Raises:
-        ExportError: a scale was changed after the export.
-    """
-    dac, adc = entry.dac, entry.adc
-    known = {
-        "dac/scale": None if dac is None else dac.scale,
-        "adc/y_scale": None if adc is None else adc.scale,
-        "adc/step": None if adc is None else adc.step,
-    }
-    for name, value in known.items():
-        tensor = tensors.get(f"{entry.id}/{name}")
-        if tensor is None or value is None:
-            continue
-        found = numpy_helper.to_array(tensor).ravel()
-        if not np.array_equal(found, np.asarray(value, np.float32).ravel()):
-            raise ExportError(
-                f"{source}: tensor '{tensor.name}' is {found[0]:g}, and the manifest says "
-                f"{np.ravel(value)[0]:g}; graph and manifest disagree, export the model again"
-            )
-
-
-def _spread(values: Any, entry: WeightEntry) -> npt.NDArray[np.float32]:
-    """Numbers, or numbers a channel, against the parameter's shape."""
-    array = np.asarray(values, np.float32)
-    if not array.ndim:
-        return array
-    if entry.channel_axis is None and array.size == np.prod(entry.shape[:-1]):
-        return array.reshape(*entry.shape[:-1], 1)
-    if entry.channel_axis is None:
-        groups = array.size // entry.shape[1]
-        rows = np.repeat(array.reshape(groups, -1), entry.shape[0] // groups, axis=0)
-        return rows.reshape(entry.shape[0], -1, *[1] * (len(entry.shape) - 2))
-    shape = [1] * len(entry.shape)
-    shape[entry.channel_axis] = -1
-    return array.reshape(shape)
-
-
 def _region(
     entry: RegionEntry,
     signs: dict[str, tuple[Sign, list[str]]],
@@ -203,7 +118,7 @@ def _region(
 ) -> OnnxRegion:
     require_same_scales(entry, tensors, source)
     by, nodes = signs.get(entry.id, (None, []))
-    stored = tensors.get(entry.weight.initializer)
+    stored = find_weight(entry.weight, tensors)
     weight = None
     if stored is not None:
         raw = numpy_helper.to_array(stored)

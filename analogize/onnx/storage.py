@@ -50,6 +50,7 @@ class Stored:
             in weight units; 0-d or one a channel.
         axis: the channel axis of ``values``, or None where one zero point and scale serve all.
         spread: standard deviation of the weights in weight units.
+        has_digits: whether ``values`` are the digits of a chip's cells, along a first dimension.
     """
 
     values: npt.NDArray[Any]
@@ -59,6 +60,7 @@ class Stored:
     scale: npt.NDArray[np.float32]
     axis: int | None
     spread: float
+    has_digits: bool = False
 
     @property
     def zero_point_numbers(self) -> int | tuple[int, ...] | None:
@@ -82,20 +84,24 @@ def digest(values: npt.NDArray[Any]) -> str:
 def store(weights: Tensor, op: AnalogOp, programmed: bool, wanted: WeightStorage) -> Stored:
     """Choose a type for ``weights``, given in array units, and convert them."""
     array = op.array
-    transposed = not isinstance(op.product, Convolution) and weights.ndim > 1
+    transposed = not isinstance(op.product, Convolution) and len(array.shape) > 1
+    has_digits = weights.ndim > len(array.shape)
     values = weights.mT if transposed else weights
     one = np.array(1, np.float32)
-    spread = float(weights.float().std(correction=0))
+    whole = array.whole(weights) if has_digits else weights
+    spread = float(whole.float().std(correction=0))
     if array.output_scale is not None and array.scale is not None and array.scale.ndim == 0:
         spread *= float(array.scale)
     axis = _channel_axis(op, values.ndim)
-    plain = Stored(values.numpy(), "FLOAT", transposed, None, one, None, spread)
+    # Contiguous here, so that nobody needs another copy to write them.
+    floats = np.ascontiguousarray(values.numpy())
+    plain = Stored(floats, "FLOAT", transposed, None, one, None, spread, has_digits)
     if programmed or wanted == "float" or array.scale is None or array.bits is None:
         return plain
     if array.folded and array.scale.ndim and axis is None:
         return plain
     scale = array.scale.cpu().numpy() if array.folded else one
-    codes = values.numpy()
+    codes = floats
     if array.folded:
         codes = np.rint(codes / _along(scale, axis, codes.ndim))
     low, high = _bounds(array.low), _bounds(array.high)

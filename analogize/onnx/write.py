@@ -29,10 +29,7 @@ def write(model: ir.Model, path: str | os.PathLike[str], external_above: int) ->
     path = Path(path)
     tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value]
     is_external = sum(t.nbytes for t in tensors) > external_above
-    if not path.parent.is_dir():
-        raise ExportError(f"{path}: folder '{path.parent}' does not exist; create it first")
-    if path.is_dir():
-        raise ExportError(f"{path}: is a folder; give the name of a file, such as model.onnx")
+    require_place(path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             draft = Path(folder) / path.name
@@ -44,8 +41,27 @@ def write(model: ir.Model, path: str | os.PathLike[str], external_above: int) ->
                 ir.save(model, draft)
             os.replace(draft, path)
     except OSError as error:
-        raise ExportError(
-            f"{path}: cannot be written: {error.strerror or error}; choose a folder that you may "
-            "write to"
-        ) from error
+        raise _refusal(path, error) from error
     return (path, path.parent / data) if is_external else (path,)
+
+
+def require_place(path: Path) -> None:
+    """Refuse what can be seen to be no place for a file, before any work is done.
+
+    Raises:
+        ExportError: no folder, a folder instead of a file, or a name that the system refuses.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise ExportError(f"{path}: folder '{path.parent}' does not exist; create it first")
+        if path.is_dir():
+            raise ExportError(f"{path}: is a folder; give the name of a file, such as model.onnx")
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: OSError) -> ExportError:
+    return ExportError(
+        f"{path}: cannot be written: {error.strerror or error}; choose a place where you may write "
+        "and that has room"
+    )

@@ -195,3 +195,32 @@ class TestBadInput:
         result = invoke(*command, "--out", str(tmp_path / "run.json"))
         assert result.exit_code == 1
         assert "no evaluation of schema 1" in result.stderr
+
+
+def test_over_time(trained: DigitsNet, weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    command = [NET, "--weights", weights, "--dataset", "digits", "--target", "pcm_joshi2020"]
+    more = ["--instances", "2", "--drift-time", "0 s, 1 year", "--compensation", "none"]
+    result = invoke(*command, *more, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "1 year" in result.stdout
+
+    run = Evaluation.load(out)
+    assert [level.drift_time for level in run.levels] == [0.0, 365 * 86400.0]
+    assert run.fingerprint.deployment == "compensation none"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--drift-time", "1 fortnight"], "drift_time '1 fortnight' is no time"),
+        (["--drift-time", "1 day,1 day"], "drift_time holds 1 day twice"),
+        (["--compensation", "all"], "'none', 'global', 'column'"),
+        (["--recalibrate"], "has no BatchNorm layer with running statistics"),
+    ],
+)
+def test_times_and_remedies_that_cannot_be(option: list[str], message: str, weights: str) -> None:
+    command = [NET, "--weights", weights, "--dataset", "digits", "--target", "pcm_joshi2020"]
+    result = invoke(*command, *option)
+    assert result.exit_code != 0
+    assert message in result.output + result.stderr

@@ -138,3 +138,22 @@ def test_wrong_levels_are_refused() -> None:
     )
     assert result.exit_code == 1
     assert "--eta 'x' must be numbers or 'target'" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "none/report.html"], "name a file in an existing folder"),
+        (["--instances", "3"], "--instances is 3; the estimates need at least 4 chips"),
+        (["--target", "pcm_joshi2020", "--drift-time", "soon"], "'soon' is no time"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_it_begins(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["report", "analogize.models:DigitsNet", "--dataset", "digits", "--limit", "20"]
+    result = CliRunner().invoke(app, [*common, *arguments])
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert not list(tmp_path.iterdir())

@@ -192,6 +192,23 @@ def test_fresh_noise_differs_from_pass_to_pass_and_gradients_are_clean() -> None
     assert_close(x.grad, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_devices_and_wires_compile_to_one_graph() -> None:
+    """Traced by Dynamo without a break; the checks of values stay in the graph."""
+    wires = {"model": "ir_drop", "row_segment": 1.0, "column_segment": 1.0}
+    given = target(PROGRAMMING, DRIFT, wires, array={"rows": 8, "cols": 8})
+    analog, x = analogize(nn.Linear(20, 6, bias=False), given).train(), torch.randn(3, 20)
+    compiled = torch.compile(analog, fullgraph=True, backend="aot_eager")
+    compiled(x).sum().backward()
+    expected = x.sum(0).expand(6, 20)
+    assert_close(analog.get_parameter("weight").grad, expected)
+
+    too_long = target(wires | {"row_segment": 1e5}, array={"rows": 8, "cols": 8})
+    analog = analogize(nn.Linear(20, 6, bias=False), too_long).train()
+    with pytest.raises(RuntimeError, match="IR drop: a loss above 1"):
+        torch.compile(analog, backend="aot_eager")(x)
+
+
 def test_a_level_cannot_be_set_on_devices() -> None:
     analog = analogize(nn.Linear(4, 4), target(PROGRAMMING))
     with (

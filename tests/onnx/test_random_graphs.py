@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from analogize import analogize, export_onnx, load_onnx, noise_mode, read_regions, regions
-from analogize.targets.spec import Converter, GaussianNoise, StdRange, Target, Weights
+from analogize.module import AnalogModule
+from analogize.onnx.manifest import Form
+from analogize.ops import operators
+from analogize.targets.spec import (
+    Array,
+    Converter,
+    FullRange,
+    GaussianNoise,
+    PercentileRange,
+    StdRange,
+    Target,
+    Weights,
+)
 
 
 class Chain(nn.Module):
@@ -46,9 +59,20 @@ LAYERS = st.lists(
 GRIDS = st.sampled_from(["affine", "symmetric"])
 
 
+def arrays(digits: bool) -> st.SearchStrategy[Array | None]:
+    """No tiles, or small ones that convert their own sums, of digits too where they may be."""
+    sizes = st.integers(3, 12)
+    bits = st.none() | st.integers(1, 4) if digits else st.none()
+    tiles = st.builds(
+        Array, rows=sizes, cols=sizes, tiling=st.just(True), cell_bits=bits, input_bits=bits
+    )
+    return st.none() | tiles
+
+
 @st.composite
 def targets(draw: st.DrawFn) -> Target:
     bits = st.integers(2, 8)
+    full = draw(st.booleans())
     return Target(
         name="random",
         weights=Weights(
@@ -59,12 +83,17 @@ def targets(draw: st.DrawFn) -> Target:
         ),
         noise=(GaussianNoise(eta=0.02),),
         dac=Converter(bits=draw(bits), grid=draw(GRIDS)),
-        adc=Converter(bits=draw(bits), grid=draw(GRIDS)),
+        adc=Converter(
+            bits=draw(bits),
+            grid="symmetric" if full else draw(GRIDS),
+            range=FullRange() if full else PercentileRange(),
+        ),
+        array=draw(arrays(digits=full)),
     )
 
 
 @settings(
-    max_examples=5,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -73,14 +102,12 @@ def targets(draw: st.DrawFn) -> Target:
     layers=LAYERS,
     width=st.integers(2, 9),
     target=targets(),
-    form=st.sampled_from(["flat", "functions"]),
     seed=st.integers(0, 1000),
 )
 def test_round_trip(
     layers: list[tuple[int, int, bool, bool]],
     width: int,
     target: Target,
-    form: Literal["flat", "functions"],
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
@@ -90,9 +117,15 @@ def test_round_trip(
     x = torch.randn(3, 4, 6, 6)
     with torch.no_grad(), noise_mode(analog, "off"):
         expected = analog(x)
+    for form in get_args(Form):
+        _check(analog, form, x, expected)
+
+
+def _check(analog: AnalogModule, form: Form, x: Tensor, expected: Tensor) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         exported = export_onnx(analog, path, x[:1], form)
+        onnx.checker.check_model(str(path), full_check=True)
         session = onnxruntime.InferenceSession(str(path))
         actual = np.asarray(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
         found, loaded = read_regions(path), load_onnx(path)
@@ -102,6 +135,8 @@ def test_round_trip(
     with torch.no_grad():
         assert torch.equal(loaded(x), expected)
     assert [r.id for r in found] == [r.name for r in regions(analog)]
-    for region, op in zip(found, regions(analog), strict=True):
+    for region, made, op in zip(found, operators(analog), regions(analog), strict=True):
+        assert region.entry is not None
+        assert len(region.entry.tiles.sums) == (len(made.tiles.pieces) if made.tiles else 0)
         assert region.weight is not None
         assert region.weight.shape == op.weight_shape

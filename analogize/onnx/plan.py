@@ -1,0 +1,164 @@
+"""What each analog region needs in the file: weights, noise, and a bound on its sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from analogize.chip import weight_of
+from analogize.errors import CalibrationError, ExportError
+from analogize.onnx.body import Array
+from analogize.onnx.noise import RuntimeNoise, plan_noise
+from analogize.onnx.storage import Stored, WeightStorage, store
+from analogize.ops import AnalogOp
+from analogize.product import per_channel
+
+_CHANNELS_AT_ONCE = 1024
+NoiseKind = Literal["none", "runtime", "programmed"]
+
+
+@dataclass(frozen=True)
+class RegionPlan:
+    """What one region needs in the file.
+
+    Attributes:
+        id: unique name.
+        owner: the region whose array it uses; its own id if it owns the array.
+        op: the operator.
+        stored: the weights as the file keeps them.
+        kind: what of the noise goes into the file.
+        noise: what the graph draws at every run.
+        correction: what a programmed chip's output is multiplied by, viewed against it, or None.
+        max_accumulator: bound on the accumulated codes of any conversion, or None.
+    """
+
+    id: str
+    owner: str
+    op: AnalogOp
+    stored: Stored
+    kind: NoiseKind
+    noise: RuntimeNoise
+    correction: Array | None
+    max_accumulator: float | None
+
+
+def plan_regions(
+    model: nn.Module,
+    operators: tuple[AnalogOp, ...],
+    noise: NoiseKind,
+    seed: int | None,
+    storage: WeightStorage,
+) -> tuple[RegionPlan, ...]:
+    """Plan every region.
+
+    Args:
+        model: the rewritten model, which holds the weights.
+        operators: its operators, in the order of the placeholders.
+        noise: what of the weight noise goes into the file.
+        seed: the chip to draw for ``"programmed"``, or None for the one programmed already.
+        storage: how to keep the weights.
+
+    Raises:
+        CalibrationError: a converter has bits and no range.
+        ChipError: ``"programmed"`` without seed, and no valid chip.
+        ExportError: weights that are not float32.
+    """
+    owners: dict[int, str] = {}
+    stored: dict[int, Stored] = {}
+    plans: list[RegionPlan] = []
+    names = _unique([op.region.name for op in operators])
+    for name, op in zip(names, operators, strict=True):
+        _require_exportable(op)
+        key = id(op.array)
+        owner = owners.setdefault(key, name)
+        # Floats of one region at a time: all of them would be a second copy of the model.
+        weights = _weights(model, op, noise, seed)
+        if key not in stored:
+            stored[key] = store(weights, op, noise == "programmed", storage)
+        kept = stored[key]
+        draws = noise == "runtime"
+        correction = op.array.correction if noise == "programmed" and seed is None else None
+        plans.append(
+            RegionPlan(
+                id=name,
+                owner=owner,
+                op=op,
+                stored=kept,
+                kind=noise,
+                noise=plan_noise(op, weights, kept.transposed) if draws else RuntimeNoise(),
+                correction=None if correction is None else correction.cpu().numpy(),
+                max_accumulator=_bound(op, weights) if noise == "none" else None,
+            )
+        )
+    return tuple(plans)
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Regions with the same weight and other attributes share a name; number the later ones."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}~{seen[name]}")
+    return result
+
+
+def _require_exportable(op: AnalogOp) -> None:
+    if not op.is_calibrated:
+        raise CalibrationError(
+            f"region '{op.region.name}' has a converter without a range; call "
+            "calibrate(model, loader) before exporting"
+        )
+
+
+def _weights(model: nn.Module, op: AnalogOp, noise: NoiseKind, seed: int | None) -> Tensor:
+    """The weights in array units, on the CPU; the digits of a chip that has tiles of them."""
+    parameter = weight_of(model, op).detach()
+    if parameter.dtype != torch.float32:
+        raise ExportError(
+            f"region '{op.region.name}': its weights are {parameter.dtype}, and the file's "
+            "arithmetic is float32; call model.float() first"
+        )
+    array = op.array
+    if noise != "programmed":
+        return array.clean(parameter).cpu()
+    chip = array.programmed(parameter) if seed is None else array.draw(parameter, seed)
+    return (chip if op.tiles is not None else array.whole(chip)).cpu()
+
+
+def _bound(op: AnalogOp, weights: Tensor) -> float | None:
+    """The largest magnitude of any partial sum, where inputs and weights are integer codes.
+
+    Whatever the order of summation, a partial sum lies between the sum of all negative and the sum
+    of all positive products.
+    """
+    if op.dac.scale is None or op.array.scale is None or op.array.folded:
+        return None
+    high, low = max(float(op.dac.high), 0.0), max(-float(op.dac.low), 0.0)
+    if op.tiles is None:
+        return _largest(per_channel(op.product, weights), high, low)
+    if op.tiles.input_bits is not None:
+        digit = 2.0**op.tiles.input_bits - 1
+        high, low = min(high, digit), min(low, digit)
+    digits = weights.unsqueeze(0) if op.tiles.cell_bits is None else op.array.digits(weights)
+    return max(
+        _largest(per_channel(piece.product, piece.weights(digit)), high, low)
+        for digit in digits
+        for piece in op.tiles.pieces
+    )
+
+
+def _largest(channels: Tensor, high: float, low: float) -> float:
+    """The largest sum of each channel's weights times inputs from ``-low`` to ``high``."""
+    largest = 0.0
+    # In parts, because copies of a whole layer may be large.
+    for start in range(0, len(channels), _CHANNELS_AT_ONCE):
+        rows = channels[start : start + _CHANNELS_AT_ONCE]
+        positive = rows.clamp(min=0).sum(1, dtype=torch.float64)
+        negative = rows.clamp(max=0).sum(1, dtype=torch.float64).neg()
+        ends = (positive * high + negative * low, positive * low + negative * high)
+        largest = max(largest, *(float(end.max()) for end in ends))
+    return largest
