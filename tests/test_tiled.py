@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from analogize import analogize, noise_mode, program, summary
-from analogize.errors import ExportError
-from analogize.export import export_onnx
 from analogize.ops import AnalogOp, operators
 from analogize.targets.spec import Target
 
@@ -203,12 +201,6 @@ def test_tiles_in_the_summary(net: nn.Module, x: Tensor) -> None:
     tiles = {row.region.name: row.tiles for row in summary(model).rows}
     # 27 x 8 in 16 x 8; 9 x 1, one a tile for want of rows; 4 groups of 4 x 8 -> 2; 144 x 5
     assert tiles == {"conv": 2, "depthwise": 8, "up": 2, "fc": 9}
-
-
-def test_tiles_are_not_exported(net: nn.Module, x: Tensor, tmp_path: Any) -> None:
-    model = analogize(net, target(rows=16, adc={"bits": 8}), [x])
-    with pytest.raises(ExportError, match="'conv' converts the sums of its tiles one by one"):
-        export_onnx(model, tmp_path / "m.onnx", x)
 
 
 @pytest.mark.parametrize(

@@ -146,3 +146,26 @@ def test_what_no_rule_knows_is_reported() -> None:
     report = summary(analogize(Deformed(), "ideal", example_inputs=torch.randn(1, 3, 6, 6)))
     assert report.converted_share == pytest.approx(18 / 22)
     assert [(d.name, d.macs) for d in report.digital] == [("deform", 36 * 4 * 27)]
+
+
+def test_linear_layers_of_graph_networks() -> None:
+    geometric = pytest.importorskip("torch_geometric.nn")
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = geometric.GCNConv(4, 8)
+            self.last = geometric.Linear(8, 2)
+            self.kinds = geometric.HeteroLinear(2, 2, num_types=2)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            y: Tensor = self.last(self.first(x, edges).relu())
+            return self.kinds(y, torch.arange(len(y)) % 2)  # type: ignore[no-any-return]
+
+    model, x = Graph().eval(), torch.randn(5, 4)
+    edges = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
+    analog = analogize(model, "ideal", example_inputs=(x, edges))
+    assert summary(analog).converted_share == 1
+    torch.testing.assert_close(analog(x, edges), model(x, edges))
+    fuzzy = analogize(model, noisy(), example_inputs=(x, edges)).eval()
+    assert not torch.equal(fuzzy(x, edges), fuzzy(x, edges))
