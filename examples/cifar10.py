@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison import sgd, trainer
+from comparison import PAPER_ETAS, options, sgd, trainer
 from torch import nn
 
 from analogize import AnalogModule, TrainingNoise, analogize, distill
 from analogize.data import load_dataset
 
 
+def cifar_options(description: str, out: str) -> argparse.ArgumentParser:
+    """The options of every recipe, and a clean model to start from."""
+    parser = options(description, PAPER_ETAS, out)
+    parser.add_argument("--weights", help="the clean model's state_dict, which is not trained then")
+    return parser
+
+
 def start(
     model: nn.Module, args: argparse.Namespace, target: str
 ) -> tuple[nn.Module, AnalogModule, Any, Any]:
-    """Train ``model`` clean, rewrite it for ``target`` and fine-tune it without noise.
+    """Train or load ``model`` clean, rewrite it for ``target`` and fine-tune it without noise.
 
     Returns:
         The clean model, the rewritten one, training and test batches.
@@ -30,14 +37,18 @@ def start(
     # Faster than rows of channels on processors and GPUs alike; the values are the same.
     model.to(memory_format=torch.channels_last)
     fit = partial(distill, train=train, val=test.batches(250), alpha=0.0, chips=0, seed=args.seed)
-    clean = fit(
-        model,
-        None,
-        epochs=args.clean_epochs or 200,
-        optimizer=partial(sgd, lr=0.1),
-        resume=out / "clean.ckpt",
-        **trainer(args),
-    )
+    clean = model
+    if args.weights is not None:
+        model.load_state_dict(torch.load(args.weights, map_location="cpu"))
+    else:
+        clean = fit(
+            model,
+            None,
+            epochs=args.clean_epochs or 200,
+            optimizer=partial(sgd, lr=0.1),
+            resume=out / "clean.ckpt",
+            **trainer(args),
+        )
     base = fit(
         analogize(clean, args.target or target, images.take(5000).batches(250)),
         None,

@@ -10,15 +10,15 @@ with and without noise, is in those files.
 
 from __future__ import annotations
 
-from cifar10 import start
-from comparison import PAPER_ETAS, Comparison, options
+from cifar10 import cifar_options, start
+from comparison import Comparison
 
 from analogize.models import cifar_resnet18_v2
 
 
 def main() -> None:
     """Train clean, quantize, fine-tune back, compare three ways."""
-    args = options(__doc__ or "", PAPER_ETAS, "runs/resnet18_cifar10").parse_args()
+    args = cifar_options(__doc__ or "", "runs/resnet18_cifar10").parse_args()
     clean, base, train, test = start(cifar_resnet18_v2(), args, "paper_resnet18_4bit")
     Comparison(base, clean, train, test, args, args.epochs or 150, args.lr or 0.01).run()
 

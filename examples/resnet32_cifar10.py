@@ -2,6 +2,7 @@
 
     python examples/resnet32_cifar10.py --data DIR --device gpu
     python examples/resnet32_cifar10.py --data DIR --cross 0.057    # Fig. 3b too
+    python examples/resnet32_cifar10.py --data DIR --weights examples/results/resnet32/clean.pt
 
 DIR holds torchvision's cifar-10-batches-py, or image folders train/<class> and test/<class>. The
 defaults are the paper's: retraining for 150 epochs from a learning rate of 0.01, batches of 128.
@@ -10,15 +11,15 @@ The clean model's epochs and the fine-tuning after clipping are not in the paper
 
 from __future__ import annotations
 
-from cifar10 import start
-from comparison import PAPER_ETAS, Comparison, options
+from cifar10 import cifar_options, start
+from comparison import Comparison
 
 from analogize.models import cifar_resnet32
 
 
 def main() -> None:
     """Train clean, clip, fine-tune back, compare three ways."""
-    parser = options(__doc__ or "", PAPER_ETAS, "runs/resnet32_cifar10")
+    parser = cifar_options(__doc__ or "", "runs/resnet32_cifar10")
     parser.add_argument("--cross", type=float, help="evaluate models trained at this eta at all")
     args = parser.parse_args()
     _, base, train, test = start(cifar_resnet32(), args, "paper_resnet32")

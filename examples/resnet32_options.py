@@ -27,8 +27,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cifar10 import start
-from comparison import PAPER_ETAS, History, hardware, measure, options, per_chip, sgd, trainer
+from cifar10 import cifar_options, start
+from comparison import History, hardware, measure, per_chip, sgd, trainer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +43,7 @@ ALONE = ("varying", "warm-up", "averaged")
 
 def main() -> None:
     """Train clean and clipped where that is yet to be done, then every option; measure all."""
-    parser = options(__doc__ or "", PAPER_ETAS, "runs/resnet32_cifar10")
+    parser = cifar_options(__doc__ or "", "runs/resnet32_cifar10")
     parser.add_argument("--eta", type=float, default=0.057, help="the level trained at")
     parser.add_argument("--together", nargs="*", choices=ALONE, default=list(ALONE))
     args = parser.parse_args()

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from analogize.models import cifar_resnet18_v2
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -88,8 +91,11 @@ def test_resnet32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_resnet18(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = image_folder(tmp_path / "data", ("train", "test"), 10, 32)
-    arguments = ("resnet18_cifar10.py", tmp_path / "out", "--data", str(data), "--limit", "8")
-    assert rows(run(monkeypatch, *arguments)) == THREE_WAYS
+    torch.save(cifar_resnet18_v2().state_dict(), weights := tmp_path / "weights.pt")
+    arguments = ("--data", str(data), "--limit", "8", "--weights", str(weights))
+    found = run(monkeypatch, "resnet18_cifar10.py", tmp_path / "out", *arguments)
+    assert rows(found) == THREE_WAYS
+    assert not (tmp_path / "out" / "clean.ckpt").exists(), "the clean model was given"
 
 
 def test_resnet50(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
