@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from analogize.calls import Call
 from analogize.ops import AnalogOp
@@ -26,28 +27,26 @@ def first_non_finite(model: nn.Module, call: Call) -> str:
     """
     if not all(map(_is_finite, _tensors([call.args, dict(call.kwargs)]))):
         return "the batch's inputs hold NaN or infinite values"
-    found: list[tuple[str, nn.Module]] = []
+    names = {module: name for name, module in model.named_modules() if name}
+    found: list[nn.Module] = []
 
-    def watch(name: str, module: nn.Module) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if not found and not all(map(_is_finite, _tensors(output))):
-                found.append((name, module))
+    def watch(module: nn.Module, _args: Any, output: Any) -> None:
+        if not found and module in names and not all(map(_is_finite, _tensors(output))):
+            found.append(module)
 
-        return module.register_forward_hook(hook)
-
-    handles = [watch(name, module) for name, module in model.named_modules() if name]
+    # One hook for all: modules that a graph dissolved refuse hooks of their own.
+    handle = register_module_forward_hook(watch)
     try:
         call(model)
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
     broken = [n for n, p in model.named_parameters() if not _is_finite(p)]
     if not found:
         if broken:
             return f"parameter '{broken[0]}' holds NaN or infinite values"
         return "every layer's activations are finite, so the loss itself overflows"
-    name, module = found[0]
-    layer = module.region.name if isinstance(module, AnalogOp) else name
+    module = found[0]
+    layer = module.region.name if isinstance(module, AnalogOp) else names[module]
     weights = {f"{layer}.weight", f"{layer}.bias"} & set(broken)
     reason = f", whose '{min(weights)}' holds NaN or infinite values" if weights else ""
     return f"the first non-finite activation leaves layer '{layer}'{reason}"
