@@ -35,13 +35,14 @@ if TYPE_CHECKING:
         mutual_information,
         sensitivity,
     )
-    from analogize.distillation import Distillation, TrainingNoise
+    from analogize.distillation import Distillation
     from analogize.evaluation import Evaluation
     from analogize.export import Exported, export_onnx
     from analogize.montecarlo import evaluate
     from analogize.onnx.load import load_onnx
     from analogize.onnx.read import OnnxRegion, read_regions
     from analogize.train import distill, train_robust
+    from analogize.training_noise import TrainingNoise
 
 __all__ = [
     "AnalogModule",
@@ -88,7 +89,7 @@ _ON_FIRST_USE = {
     "Evaluation": "analogize.evaluation",
     "Exported": "analogize.export",
     "OnnxRegion": "analogize.onnx.read",
-    "TrainingNoise": "analogize.distillation",
+    "TrainingNoise": "analogize.training_noise",
     "assign": "analogize.analyze",
     "bias_variance": "analogize.analyze",
     "compare": "analogize.analyze",

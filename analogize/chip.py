@@ -8,14 +8,16 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from analogize import noise
 from analogize.array import WeightArray
 from analogize.devices.times import seconds
 from analogize.errors import ChipError
 from analogize.ops import AnalogOp, NoiseMode, operators
-from analogize.quantize import clamp_
+from analogize.quantize import Bound, clamp_
 from analogize.region import Region
+from analogize.sharding import drop_copies, is_sharded, own_part, part_beside, whole
 from analogize.stored import sources, stored_weight
 from analogize.targets.spec import Compensation, NoiseModel
 
@@ -59,11 +61,11 @@ def program(
         allowed = ", ".join(map(repr, get_args(Compensation)))
         raise ChipError(f"compensation {compensation!r} is unknown; allowed are {allowed}")
     time = seconds(drift_time)
+    drop_copies(model)
     unique = {id(op.array): op for op in _require_operators(model)}
     for op in unique.values():
         weight = weight_of(model, op)
-        behind = sources(model, op.region.weight, op.expression)
-        op.array.program(weight, seed, time, compensation, cycle, behind)
+        op.array.program(weight, seed, time, compensation, cycle, _behind(model, op))
 
 
 def erase(model: nn.Module) -> None:
@@ -73,8 +75,17 @@ def erase(model: nn.Module) -> None:
 
 
 def weight_of(model: nn.Module, op: AnalogOp) -> Tensor:
-    """The weight that ``op`` multiplies by: the parameter itself, or what computes it."""
-    return stored_weight(model, op.region.weight, op.expression)
+    """The weight that ``op`` multiplies by: the parameter itself, or what computes it.
+
+    Of a fully sharded model it is assembled, and every process must ask for it.
+
+    Raises:
+        ChipError: the weight is a part of itself, in a form that cannot be assembled from here.
+    """
+    weight = whole(_stored(model, op))
+    if weight.shape != op.array.shape:
+        raise _in_parts(op, weight)
+    return weight
 
 
 @contextmanager
@@ -149,32 +160,76 @@ def clip_weights(model: nn.Module) -> int:
     """Project every analog weight into its fixed range [W_min, W_max], in place.
 
     The paper trains with clipped weights, because a network whose range may grow learns to drown
-    the noise in larger weights (Noisy Machines, section 5.1). Call it after every optimizer step.
+    the noise in larger weights (Noisy Machines, section 5.1). Call it after every optimizer step;
+    where a model is sharded, on every process.
 
     Returns:
-        How many weights were moved. Weights that are computed from parameters cannot be moved, and
-        are clipped by the array alone. Weights inside the range are untouched.
+        How many weights were moved, of those that this process holds. Weights that are computed
+        from parameters cannot be moved, and are clipped by the array alone. Weights inside the
+        range are untouched.
+
+    Raises:
+        ChipError: a weight that FullyShardedDataParallel has flattened.
     """
-    moved = 0
-    done: set[int] = set()
-    for op in _require_operators(model):
-        array, weight = op.array, weight_of(model, op)
-        array.settle(weight)
-        if array.limits is None or id(array) in done or not _is_storage(model, op, weight):
+    ranges: dict[int, tuple[Tensor, Bound, Bound]] = {}
+    ops = _require_operators(model)
+    drop_copies(model)
+    for op in ops:
+        array, weight = op.array, _stored(model, op)
+        if array.is_pending:
+            array.settle(whole(weight))
+        if array.limits is None or id(array) in ranges or not _is_storage(model, weight):
             continue
-        done.add(id(array))
-        low, high = array.limits
-        outside = int(((weight < low) | (weight > high)).sum())
-        if outside:
-            clamp_(weight, low, high)
-            moved += outside
-    return moved
+        if weight.shape != array.shape:
+            raise _in_parts(op, weight)
+        low, high = (_end_beside(end, weight) for end in array.limits)
+        ranges[id(array)] = weight, low, high
+    if not ranges:
+        return 0
+    parts = [(own_part(weight), low, high) for weight, low, high in ranges.values()]
+    outside = [((w < low) | (w > high)).sum() for w, low, high in parts]
+    # One transfer for all layers: an accelerator would wait for each of them.
+    counts: list[int] = torch.stack([n.to(outside[0].device) for n in outside]).tolist()
+    for count, part, (weight, _, _) in zip(counts, parts, ranges.values(), strict=True):
+        if count:
+            clamp_(*part)
+        if is_sharded(weight):
+            # Neither a write to the part nor an optimizer's fused step counts as a new version.
+            increment_version(weight)
+    return sum(counts)
 
 
-def _is_storage(model: nn.Module, op: AnalogOp, weight: Tensor) -> bool:
+def _end_beside(end: Bound, weight: Tensor) -> Bound:
+    """One end of the range, against this process's part of ``weight``."""
+    return part_beside(end, weight) if isinstance(end, Tensor) and end.ndim else end
+
+
+def _stored(model: nn.Module, op: AnalogOp) -> Tensor:
+    return stored_weight(model, op.region.weight, op.expression)
+
+
+def _behind(model: nn.Module, op: AnalogOp) -> tuple[Tensor, ...]:
+    """What is written to when the weight changes, where that is not the weight itself."""
+    found = sources(model, op.region.weight, op.expression)
+    weight = _stored(model, op)
+    return found or ((weight,) if is_sharded(weight) else ())
+
+
+def _in_parts(op: AnalogOp, weight: Tensor) -> ChipError:
+    return ChipError(
+        f"region '{op.region.name}': its weight has shape {tuple(weight.shape)} here instead of "
+        f"{tuple(op.array.shape)}, as FullyShardedDataParallel flattens it. Shard with "
+        "torch.distributed.fsdp.fully_shard (Lightning's ModelParallelStrategy), or call this "
+        "within FullyShardedDataParallel.summon_full_params(model)"
+    )
+
+
+def _is_storage(model: nn.Module, weight: Tensor) -> bool:
     """Whether ``weight`` is a parameter or a view of one, so that writing to it writes there."""
-    stored = [p.untyped_storage().data_ptr() for p in model.parameters()]
-    return isinstance(weight, nn.Parameter) or weight.untyped_storage().data_ptr() in stored
+    if isinstance(weight, nn.Parameter):
+        return True
+    stored = (own_part(p).untyped_storage().data_ptr() for p in model.parameters())
+    return own_part(weight).untyped_storage().data_ptr() in stored
 
 
 def _arrays(model: nn.Module) -> list[WeightArray]:

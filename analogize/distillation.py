@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
@@ -22,39 +21,12 @@ from analogize.loss import check_settings, distillation_loss
 from analogize.noise import level
 from analogize.ops import operators
 from analogize.reseed import reseed, step_normal
+from analogize.sharding import drop_copies, has_shards, shard
+from analogize.training_noise import TrainingNoise
 
 Loss = Callable[[Any, Any, Any], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
-
-
-@dataclass(frozen=True)
-class TrainingNoise:
-    """The noise level during training; every default is the paper's.
-
-    Attributes:
-        eta: the level; None keeps the target's own, 0 trains without noise.
-        eta_std: standard deviation of the level from one step to the next (Noisy Machines, end of
-            the discussion of Fig. 3: eta drawn from N(eta_0, sigma_eta)); one draw for all layers.
-        eta_warmup: epochs over which the level rises linearly from 0.
-    """
-
-    eta: float | None = None
-    eta_std: float = 0.0
-    eta_warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("eta", "eta_std", "eta_warmup"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise TrainingError(
-                    f"{name} is {value!r}; it must be a finite number of at least 0"
-                )
-
-    def at(self, base: float, epochs: float, normal: Callable[[], float]) -> float:
-        """The level after so many epochs, from the plain level ``base`` and a N(0, 1) draw."""
-        drawn = abs(base + self.eta_std * normal()) if self.eta_std else base
-        return drawn * min(1.0, epochs / self.eta_warmup) if self.eta_warmup else drawn
 
 
 class Distillation(L.LightningModule):
@@ -129,7 +101,8 @@ class Distillation(L.LightningModule):
                     f"{first_non_finite(self.student, call)}. The weights were not updated and "
                     "checkpoints are as before; lower the learning rate or clip gradients"
                 )
-        self.log("train_loss", value.detach(), on_step=False, on_epoch=True, batch_size=1)
+        loss = value.detach()
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return value
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -146,6 +119,7 @@ class Distillation(L.LightningModule):
         # Counting the steps makes the first epoch's iterator, before on_train_epoch_start could
         # seed it, and once only: seeding between the two would split the epoch's stream.
         self._reseed_data(self._loaded_epoch)
+        drop_copies(self.student)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         make = self._make_optimizer or _sgd
         optimizer = make(parameters)
@@ -200,7 +174,27 @@ class Distillation(L.LightningModule):
         with noise_level(self.student, noise.at(base, done, draw)):
             yield
 
+    def on_train_epoch_end(self) -> None:
+        """Every process gets the same buffers: what is measured and saved is one model."""
+        self._share_buffers()
+
+    def on_train_end(self) -> None:
+        """Once more, for callbacks that replace the weights by an average of their own."""
+        self._share_buffers()
+
+    def _share_buffers(self) -> None:
+        # BatchNorm's statistics come from each process's own batches. DDP copies the first one's at
+        # the start of a pass only, and sharding strategies never do.
+        if self.trainer.world_size > 1:
+            for buffer in self.student.buffers():
+                if buffer.numel():
+                    distributed.broadcast(buffer, 0)
+
     # ------------------------------------------------------------------ validation
+
+    def on_validation_start(self) -> None:
+        """Measure one model, whichever process a batch falls to."""
+        self._share_buffers()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Accuracy without noise and on chips; the loss on chips."""
@@ -231,6 +225,18 @@ class Distillation(L.LightningModule):
             op.array.erase()
 
     # ------------------------------------------------------------------ randomness, checkpoints
+
+    def configure_model(self) -> None:
+        """With ``ModelParallelStrategy``: shard the student's parameters (FSDP2), once.
+
+        As one unit, because a graph reads its weights past the modules that own them. Override it
+        to shard kept modules one by one.
+
+        Raises:
+            TrainingError: the strategy splits single products, which the operators do not.
+        """
+        if self.device_mesh is not None and not has_shards(self.student):
+            shard(self.student, self.device_mesh)
 
     def on_fit_start(self) -> None:
         """Move the teacher beside the student; project weights that start outside."""

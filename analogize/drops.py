@@ -19,6 +19,7 @@ from analogize.inference import run_chip, undisturbed
 from analogize.metrics import Accuracy
 from analogize.ops import AnalogOp, operators
 from analogize.ranks import Ranks
+from analogize.sharding import has_shards
 
 
 class Hits(Accuracy):
@@ -71,7 +72,8 @@ class Drops:
         watch: Callable[[Sequence[str], int], None] = lambda names, chip: None,
     ) -> None:
         self._model, self._data, self._seed, self._watch = model, data, seed, watch
-        self._score, self._ranks, self.passes = Hits(), Ranks(), 0
+        self._score, self.passes = Hits(), 0
+        self._ranks = Ranks(together=has_shards(model))
         everything = [op.region.name for op in operators(model)]
         self._digital = self._hits(everything, 0, 0)[0]
         self.baseline, self.samples = float(self._digital.mean()), len(self._digital)

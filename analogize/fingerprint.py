@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from analogize.evaluation import Fingerprint
 from analogize.ops import operators
+from analogize.sharding import whole
 
 
 def chip_seed(seed: int, index: int) -> int:
@@ -86,13 +87,13 @@ def target_digest(model: nn.Module) -> str:
 
 
 def _weights_digest(model: nn.Module) -> str:
-    """Every entry of the ``state_dict`` by name, type, shape and bytes."""
+    """Every entry of the ``state_dict`` by name, type, shape and bytes; whole ones of shards."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             digest.update(f"{name} {value!r}\n".encode())
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        raw = whole(value).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from analogize.module import Report
 from analogize.ops import operators
 from analogize.progress import progress_bar
 from analogize.ranks import Ranks
+from analogize.sharding import has_shards
 from analogize.targets.spec import Compensation
 
 
@@ -92,7 +93,8 @@ def evaluate(
         distributed: Spread the chips over the ranks where torch.distributed has a process group:
             every rank must then make the same call, with the whole data, and gets the whole
             result, which is the one of a single process. Rank 0 reads and writes ``resume``. False
-            measures every chip on the calling rank.
+            measures every chip on the calling rank. With fully sharded parameters every rank takes
+            part in every chip.
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
@@ -112,7 +114,8 @@ def evaluate(
             f"at_once is {at_once}, and with recalibration every chip has BatchNorm statistics of "
             "its own, which one batched pass cannot have: use at_once=1"
         )
-    deployment, ranks = Deployment(compensation, recalibration), Ranks(distributed)
+    deployment = Deployment(compensation, recalibration)
+    ranks = Ranks(distributed, together=has_shards(model))
     if device is not None:
         model = copy.deepcopy(model).to(device)
     with noise_mode(model, "programmed"), undisturbed(model), keeping_norms(model):
@@ -120,11 +123,11 @@ def evaluate(
         empty = _empty(model, run, scores[0], instances, precision)
         begun = ranks.from_first(lambda: _resumed(empty, resume))
         _check_levels(model, etas)
-        with progress_bar(progress and ranks.rank == 0) as bar:
+        with progress_bar(progress and ranks.is_first) as bar:
 
             def keep(result: Evaluation, index: int) -> None:
                 _show(bar, result, index)
-                if resume is not None and ranks.rank == 0:
+                if resume is not None and ranks.is_first:
                     result.save(resume)
 
             return measure(Bench(model, data, scores, deployment, ranks), begun, keep)

@@ -18,17 +18,23 @@ class Ranks:
     An error on one rank is raised on all of them; no rank is left waiting for another.
 
     Args:
-        spread: Whether to work with the others, where there are any.
+        spread: Whether to share work with the others, where there are any.
+        together: Whether all do the whole work at the same time instead, as a model must whose
+            parameters are shared out: each of its passes needs every process.
 
     Attributes:
-        rank: This process's number, from 0.
-        size: How many processes work together.
+        is_first: Whether this process is the one that writes files.
+        rank: The number of this process's share of the work, from 0.
+        size: How many shares there are.
     """
 
-    def __init__(self, spread: bool = True) -> None:
-        joined = spread and distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if joined else 0
-        self.size = distributed.get_world_size() if joined else 1
+    def __init__(self, spread: bool = True, together: bool = False) -> None:
+        joined = spread or together
+        joined = joined and distributed.is_available() and distributed.is_initialized()
+        number = distributed.get_rank() if joined else 0
+        self._processes = distributed.get_world_size() if joined else 1
+        self.is_first = number == 0
+        self.rank, self.size = (0, 1) if together else (number, self._processes)
 
     def gather(self, work: Callable[[], T] | None) -> list[T]:
         """Do ``work``, and return what it gave on every rank that had some, in their order.
@@ -38,19 +44,24 @@ class Ranks:
         """
         if self.size == 1:
             return [] if work is None else [work()]
+        return self._exchange(work)
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives on the first process, on every one."""
+        if self._processes == 1:
+            return work()
+        return self._exchange(work if self.is_first else None)[0]
+
+    def _exchange(self, work: Callable[[], T] | None) -> list[T]:
         mine, failure = self._attempt(work)
-        outcomes: list[Any] = [None] * self.size
+        outcomes: list[Any] = [None] * self._processes
         distributed.all_gather_object(outcomes, mine)
         if failure is not None:
             raise failure
         for rank, outcome in enumerate(outcomes):
             if outcome and outcome[0] == "failed":
-                raise EvaluationError(f"rank {rank} of {self.size} failed: {outcome[1]}")
+                raise EvaluationError(f"rank {rank} of {self._processes} failed: {outcome[1]}")
         return [outcome[1] for outcome in outcomes if outcome]
-
-    def from_first(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives on rank 0, on every rank."""
-        return self.gather(work if self.rank == 0 else None)[0]
 
     def _attempt(self, work: Callable[[], T] | None) -> tuple[Any, Exception | None]:
         if work is None:

@@ -13,15 +13,17 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from analogize.api import analogize
 from analogize.calls import device_of
 from analogize.chip import clip_weights
-from analogize.distillation import Distillation, Loss, MakeOptimizer, MakeScheduler, TrainingNoise
+from analogize.distillation import Distillation, Loss, MakeOptimizer, MakeScheduler
 from analogize.errors import TrainingError
 from analogize.ops import operators
 from analogize.targets.spec import Target
+from analogize.training_noise import TrainingNoise
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -74,7 +76,8 @@ def distill(
         resume: a checkpoint file, written after every epoch and, where it exists, continued.
         trainer: anything that ``lightning.Trainer`` takes: ``accelerator``, ``devices``,
             ``num_nodes``, ``strategy``, ``precision``, ``accumulate_grad_batches``, ``logger``,
-            ``callbacks``, ...; one device, and neither logger nor checkpoints, by default.
+            ``callbacks``, ...; one device, and neither logger nor checkpoints, by default. With
+            ``ModelParallelStrategy`` the student is fully sharded (FSDP2), and stays so.
 
     Returns:
         ``student``, on its device and in its train or eval mode of before.
@@ -84,6 +87,11 @@ def distill(
             finite.
     """
     _check(train, val, epochs, ema)
+    if ema is not None and isinstance(trainer.get("strategy"), ModelParallelStrategy):
+        raise TrainingError(
+            "Lightning averages whole weights only, and ModelParallelStrategy shards them: leave "
+            'ema out, or use strategy="ddp"'
+        )
     module = Distillation(
         student,
         teacher,
@@ -196,15 +204,16 @@ def _loader(data: Iterable[Any] | None) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence three warnings of Lightning's that no caller can act on.
+    """Silence four warnings of Lightning's that no caller can act on.
 
     It compares tree specifications in a way that newer versions of torch announce to drop, misses
-    the validation data that are optional here, and finds a checkpoint folder that is not empty,
-    which a resumed run's never is.
+    the validation data that are optional here, finds a checkpoint folder that is not empty, which a
+    resumed run's never is, and an average of weights that could be sharded, which is refused here.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
+        warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         yield
 

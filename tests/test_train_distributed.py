@@ -37,12 +37,13 @@ class Record(L.Callback):
         assert clip_weights(module.student) == 0
 
     def on_train_end(self, trainer, module):
-        weights = {k: v.detach().clone() for k, v in module.student.named_parameters()}
+        # BatchNorm's statistics too, which every process takes from its own data.
+        weights = {k: v.detach().clone() for k, v in module.student.state_dict().items()}
         accuracy = float(trainer.callback_metrics["val_accuracy_chips"])
         torch.save((weights, self.noise, self.inputs, accuracy), f"{out}/{trainer.global_rank}.pt")
 
 torch.manual_seed(0)
-teacher = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+teacher = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 student = analogize(teacher, "paper_resnet32")
 x = torch.randn(64, 6)
 data = TensorDataset(x, x[:, :3].argmax(1))

@@ -1,0 +1,37 @@
+"""The noise level during training, from one step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from analogize.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """The noise level during training; every default is the paper's.
+
+    Attributes:
+        eta: the level; None keeps the target's own, 0 trains without noise.
+        eta_std: standard deviation of the level from one step to the next (Noisy Machines, end of
+            the discussion of Fig. 3: eta drawn from N(eta_0, sigma_eta)); one draw for all layers.
+        eta_warmup: epochs over which the level rises linearly from 0.
+    """
+
+    eta: float | None = None
+    eta_std: float = 0.0
+    eta_warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("eta", "eta_std", "eta_warmup"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise TrainingError(
+                    f"{name} is {value!r}; it must be a finite number of at least 0"
+                )
+
+    def at(self, base: float, epochs: float, normal: Callable[[], float]) -> float:
+        """The level after so many epochs, from the plain level ``base`` and a N(0, 1) draw."""
+        drawn = abs(base + self.eta_std * normal()) if self.eta_std else base
+        return drawn * min(1.0, epochs / self.eta_warmup) if self.eta_warmup else drawn
