@@ -154,7 +154,7 @@ class Comparison:
 
     def _write(self, out: Path, rows: list[dict[str, Any]], started: float) -> dict[str, Any]:
         result = {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": command(),
             "options": {k: v for k, v in vars(self.args).items() if k not in ("data", "out")},
             "epochs": self.epochs,
             "lr": self.lr,
@@ -230,6 +230,15 @@ def trainer(args: argparse.Namespace) -> dict[str, Any]:
         "precision": args.precision,
         "enable_progress_bar": sys.stderr.isatty(),
     }
+
+
+def command() -> str:
+    """The command of this run, without where this machine keeps data and results."""
+    words = ["python", f"examples/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    for option, stand_in in (("--data", "DIR"), ("--out", "OUT")):
+        if option in words[:-1]:
+            words[words.index(option) + 1] = stand_in
+    return shlex.join(words)
 
 
 def hardware() -> str:

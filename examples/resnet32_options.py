@@ -20,15 +20,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import shlex
-import sys
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cifar10 import cifar_options, start
-from comparison import History, hardware, measure, per_chip, sgd, trainer
+from comparison import History, command, hardware, measure, per_chip, sgd, trainer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -110,7 +108,7 @@ def write(
     rows = {name: per_chip(evaluation) for name, evaluation in found.items()}
     found_at = {name: tolerance(of, clean - 0.01) for name, of in rows.items()}
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command(),
         "options": {k: v for k, v in vars(args).items() if k not in ("data", "out")},
         "clipped_without_noise": clean,
         "tolerance": found_at,
