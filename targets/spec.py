@@ -1,7 +1,7 @@
 """The schema of a target: everything analogize knows about an analog accelerator.
 
     Target
-    ├── weights       range to which weights are clipped, grid on which they are programmed
+    ├── weights       range that clips weights (ranges.py), grid on which they are programmed
     ├── conductance   how weights become the conductances of device pairs (conductance.py)
     ├── noise         by what devices, weights and products deviate (noise.py)
     ├── compensation  how drift is corrected digitally
@@ -18,16 +18,27 @@ Networks and Enhancing Robustness to Analog Hardware Errors Using Distillation*.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from analogize.targets.base import Bits, Count, Level, Percentile, Real, Spec, Text, refuse
+from analogize.targets.base import Bits, Count, Level, Spec, Text, refuse
 from analogize.targets.check import check_devices, check_digits, check_output, check_range
 from analogize.targets.conductance import Conductance
 from analogize.targets.dialect import dump
 from analogize.targets.noise import FixedSNRNoise, GaussianNoise, NoiseModel
 from analogize.targets.overrides import check_overrides
+from analogize.targets.ranges import (
+    AbsMaxRange,
+    ConverterRange,
+    FixedRange,
+    FullRange,
+    Grid,
+    PercentileRange,
+    StdRange,
+    WeightRange,
+    check_grid,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -65,95 +76,9 @@ Operator = Literal[
     "conv_transpose2d",
     "conv_transpose3d",
 ]
-Grid = Literal["affine", "symmetric"]
 Compensation = Literal["none", "global", "column"]
 
 _NO_CLIPPING = "'range: {kind: absmax}' clips nothing"
-
-
-class StdRange(Spec):
-    """A multiple of the layer's standard deviation: [-multiple sigma_W, +multiple sigma_W]."""
-
-    kind: Literal["std"] = "std"
-    multiple: float = Field(
-        gt=0,
-        strict=True,
-        allow_inf_nan=False,
-        description="Half-width of the range in standard deviations of the layer's weights; "
-        "the paper's section 5.2 uses 2.",
-    )
-
-
-class PercentileRange(Spec):
-    """Percentiles of the observed values, the paper's q_min and q_max (section 5.2)."""
-
-    kind: Literal["percentile"] = "percentile"
-    low: Percentile = Field(default=0.1, description="Percentile of the lower end, 0 to 100.")
-    high: Percentile = Field(default=99.9, description="Percentile of the upper end, 0 to 100.")
-
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if self.low >= self.high:
-            given = "low" if "low" in self.model_fields_set else "high"
-            raise refuse(given, f"low ({self.low:g}) must be below high ({self.high:g})")
-        return self
-
-
-class AbsMaxRange(Spec):
-    """The largest magnitude in the layer: [-max|w|, +max|w|]; nothing is clipped."""
-
-    kind: Literal["absmax"] = "absmax"
-
-
-class FixedRange(Spec):
-    """The same two numbers for every layer, in units of the tensor."""
-
-    kind: Literal["fixed"] = "fixed"
-    min: Real = Field(description="Lower end, in units of the tensor.")
-    max: Real = Field(description="Upper end, in units of the tensor.")
-
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if self.min >= self.max:
-            raise refuse("min", f"min ({self.min:g}) must be below max ({self.max:g})")
-        return self
-
-
-class FullRange(Spec):
-    """Every sum that a tile can produce: no output saturates, and no calibration is needed.
-
-    The step is the least whole number of units (one input code times one weight code) with which
-    the bits cover rows x largest input x largest weight; an ADC with enough bits loses nothing.
-    """
-
-    kind: Literal["full"] = "full"
-
-
-WeightRange = Annotated[
-    StdRange | PercentileRange | AbsMaxRange | FixedRange, Field(discriminator="kind")
-]
-ConverterRange = Annotated[PercentileRange | FixedRange | FullRange, Field(discriminator="kind")]
-
-
-def _check_grid(bits: int | None, grid: Grid, values: Spec | None) -> None:
-    """Refuse a grid that cannot hold an exact zero, or a range that is not the grid's."""
-    if bits is None:
-        return
-    if grid == "symmetric" and bits < 2:
-        raise refuse(
-            "bits", "a symmetric grid needs 2 to 16 bits (-1, 0 and +1); use grid: affine for 1 bit"
-        )
-    if not isinstance(values, FixedRange):
-        return
-    if grid == "symmetric" and values.min != -values.max:
-        raise refuse(
-            "range",
-            "a symmetric grid spans [-a, a]: make min the negative of max, or use grid: affine",
-        )
-    if not values.min <= 0 <= values.max:
-        raise refuse(
-            "range", "a quantized range must contain 0, because padding must be an exact code"
-        )
 
 
 class Weights(Spec):
@@ -182,7 +107,7 @@ class Weights(Spec):
     def _check(self) -> Self:
         if self.bits is not None and self.range is None:
             raise refuse("bits", f"a grid needs a range to span; {_NO_CLIPPING}")
-        _check_grid(self.bits, self.grid, self.range)
+        check_grid(self.bits, self.grid, self.range)
         return self
 
 
@@ -202,7 +127,7 @@ class Converter(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _check_grid(self.bits, self.grid, self.range)
+        check_grid(self.bits, self.grid, self.range)
         return self
 
 

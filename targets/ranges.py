@@ -1,0 +1,96 @@
+"""Ranges of weights and converters, and what a grid over them may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from analogize.targets.base import Percentile, Real, Spec, refuse
+
+Grid = Literal["affine", "symmetric"]
+
+
+class StdRange(Spec):
+    """A multiple of the layer's standard deviation: [-multiple sigma_W, +multiple sigma_W]."""
+
+    kind: Literal["std"] = "std"
+    multiple: float = Field(
+        gt=0,
+        strict=True,
+        allow_inf_nan=False,
+        description="Half-width of the range in standard deviations of the layer's weights; "
+        "the paper's section 5.2 uses 2.",
+    )
+
+
+class PercentileRange(Spec):
+    """Percentiles of the observed values, the paper's q_min and q_max (section 5.2)."""
+
+    kind: Literal["percentile"] = "percentile"
+    low: Percentile = Field(default=0.1, description="Percentile of the lower end, 0 to 100.")
+    high: Percentile = Field(default=99.9, description="Percentile of the upper end, 0 to 100.")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.low >= self.high:
+            given = "low" if "low" in self.model_fields_set else "high"
+            raise refuse(given, f"low ({self.low:g}) must be below high ({self.high:g})")
+        return self
+
+
+class AbsMaxRange(Spec):
+    """The largest magnitude in the layer: [-max|w|, +max|w|]; nothing is clipped."""
+
+    kind: Literal["absmax"] = "absmax"
+
+
+class FixedRange(Spec):
+    """The same two numbers for every layer, in units of the tensor."""
+
+    kind: Literal["fixed"] = "fixed"
+    min: Real = Field(description="Lower end, in units of the tensor.")
+    max: Real = Field(description="Upper end, in units of the tensor.")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.min >= self.max:
+            raise refuse("min", f"min ({self.min:g}) must be below max ({self.max:g})")
+        return self
+
+
+class FullRange(Spec):
+    """Every sum that a tile can produce: no output saturates, and no calibration is needed.
+
+    The step is the least whole number of units (one input code times one weight code) with which
+    the bits cover rows x largest input x largest weight; an ADC with enough bits loses nothing.
+    """
+
+    kind: Literal["full"] = "full"
+
+
+WeightRange = Annotated[
+    StdRange | PercentileRange | AbsMaxRange | FixedRange, Field(discriminator="kind")
+]
+ConverterRange = Annotated[PercentileRange | FixedRange | FullRange, Field(discriminator="kind")]
+
+
+def check_grid(bits: int | None, grid: Grid, values: Spec | None) -> None:
+    """Refuse a grid that cannot hold an exact zero, or a range that is not the grid's."""
+    if bits is None:
+        return
+    if grid == "symmetric" and bits < 2:
+        raise refuse(
+            "bits", "a symmetric grid needs 2 to 16 bits (-1, 0 and +1); use grid: affine for 1 bit"
+        )
+    if not isinstance(values, FixedRange):
+        return
+    if grid == "symmetric" and values.min != -values.max:
+        raise refuse(
+            "range",
+            "a symmetric grid spans [-a, a]: make min the negative of max, or use grid: affine",
+        )
+    if not values.min <= 0 <= values.max:
+        raise refuse(
+            "range", "a quantized range must contain 0, because padding must be an exact code"
+        )
