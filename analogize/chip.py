@@ -218,7 +218,7 @@ def _behind(model: nn.Module, op: AnalogOp) -> tuple[Tensor, ...]:
 def _in_parts(op: AnalogOp, weight: Tensor) -> ChipError:
     return ChipError(
         f"region '{op.region.name}': its weight has shape {tuple(weight.shape)} here instead of "
-        f"{tuple(op.array.shape)}, as FullyShardedDataParallel flattens it. Shard with "
+        f"{tuple(op.array.shape)}, as FullyShardedDataParallel or ZeRO-3 leave it. Shard with "
         "torch.distributed.fsdp.fully_shard (Lightning's ModelParallelStrategy), or call this "
         "within FullyShardedDataParallel.summon_full_params(model)"
     )
