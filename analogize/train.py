@@ -202,6 +202,24 @@ def _loader(data: Iterable[Any] | None) -> Any:
     return _Batches(data) if isinstance(data, list | tuple) else data
 
 
+class _Average(EMAWeightAveraging):
+    """Leaves the average in the model of a run that had nothing left to do, too.
+
+    Lightning resumes with the weights of the last step, and puts the average in their place only at
+    the end of a training that has at least one step.
+    """
+
+    _is_left = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._is_left = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._is_left:
+            self.on_train_end(trainer, pl_module)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence four warnings of Lightning's that no caller can act on.
@@ -221,7 +239,7 @@ def _quiet() -> Iterator[None]:
 def _callbacks(ema: float | None, resume: str | os.PathLike[str] | None) -> list[Callback]:
     callbacks: list[Callback] = []
     if ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=ema))
+        callbacks.append(_Average(decay=ema))
     if resume is not None:
         file = Path(resume)
         callbacks.append(

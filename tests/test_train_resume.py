@@ -62,6 +62,9 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(tmp_pa
     assert paths("killed")[0].exists()
     assert run(-1, "killed") == 0
     assert same(*(torch.load(paths(name)[1]) for name in ("whole", "killed")))
+    # Once more, with nothing left to train: the average again, not the last step's weights.
+    assert run(-1, "killed") == 0
+    assert same(*(torch.load(paths(name)[1]) for name in ("whole", "killed")))
 
 
 class Stop(L.Callback):
