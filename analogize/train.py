@@ -209,14 +209,14 @@ class _Average(EMAWeightAveraging):
     the end of a training that has at least one step.
     """
 
-    _is_left = False
+    _handed_over = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        self._is_left = True
+        self._handed_over = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._is_left:
+        if not self._handed_over:
             self.on_train_end(trainer, pl_module)
 
 
