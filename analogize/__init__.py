@@ -15,16 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from analogize.api import analogize
-from analogize.calibrate import calibrate
-from analogize.chip import clip_weights, erase, noise_level, noise_mode, program, regions
-from analogize.counting import Census, census
+from analogize.capture.composites import register_operator
+from analogize.crossbar.calibrate import calibrate
+from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
 from analogize.errors import AnalogizeError
-from analogize.frontends.operators import register_operator
-from analogize.loss import distillation_loss
-from analogize.module import AnalogModule
-from analogize.recalibrate import recalibrate
-from analogize.summary import Summary, summary
+from analogize.evaluation.recalibrate import recalibrate
+from analogize.model.counting import Census, census
+from analogize.model.module import AnalogModule
+from analogize.report.summary import Summary, summary
 from analogize.targets.spec import Target
+from analogize.training.loss import distillation_loss
 
 if TYPE_CHECKING:
     from analogize.analyze import (
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
         mutual_information,
         sensitivity,
     )
-    from analogize.distillation import Distillation
-    from analogize.evaluation import Evaluation
-    from analogize.export import Exported, export_onnx
-    from analogize.montecarlo import evaluate
-    from analogize.onnx.load import load_onnx
-    from analogize.onnx.read import OnnxRegion, read_regions
-    from analogize.train import distill, train_robust
-    from analogize.training_noise import TrainingNoise
+    from analogize.evaluation.evaluation import Evaluation
+    from analogize.evaluation.montecarlo import evaluate
+    from analogize.onnx.reading.load import load_onnx
+    from analogize.onnx.reading.read import OnnxRegion, read_regions
+    from analogize.onnx.writing.export import Exported, export_onnx
+    from analogize.training.distillation import Distillation
+    from analogize.training.train import distill, train_robust
+    from analogize.training.training_noise import TrainingNoise
 
 __all__ = [
     "AnalogModule",
@@ -85,23 +85,23 @@ __all__ = [
 # Imported on first use, because Lightning and torchmetrics take longer to import than torch. No
 # name here may be a file's own name: importing that file would hide the name behind the module.
 _ON_FIRST_USE = {
-    "Distillation": "analogize.distillation",
-    "Evaluation": "analogize.evaluation",
-    "Exported": "analogize.export",
-    "OnnxRegion": "analogize.onnx.read",
-    "TrainingNoise": "analogize.training_noise",
+    "Distillation": "analogize.training.distillation",
+    "Evaluation": "analogize.evaluation.evaluation",
+    "Exported": "analogize.onnx.writing.export",
+    "OnnxRegion": "analogize.onnx.reading.read",
+    "TrainingNoise": "analogize.training.training_noise",
     "assign": "analogize.analyze",
     "bias_variance": "analogize.analyze",
     "compare": "analogize.analyze",
-    "distill": "analogize.train",
-    "evaluate": "analogize.montecarlo",
-    "export_onnx": "analogize.export",
-    "load_onnx": "analogize.onnx.load",
+    "distill": "analogize.training.train",
+    "evaluate": "analogize.evaluation.montecarlo",
+    "export_onnx": "analogize.onnx.writing.export",
+    "load_onnx": "analogize.onnx.reading.load",
     "mismatch": "analogize.analyze",
     "mutual_information": "analogize.analyze",
-    "read_regions": "analogize.onnx.read",
+    "read_regions": "analogize.onnx.reading.read",
     "sensitivity": "analogize.analyze",
-    "train_robust": "analogize.train",
+    "train_robust": "analogize.training.train",
 }
 
 

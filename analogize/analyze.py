@@ -7,13 +7,13 @@ assign              the least work to keep digital within an accuracy budget
 compare             two models on the same chips, with a test of the difference
 """
 
-from analogize.assignment import Assignment, assign
-from analogize.decomposition import Decomposition, DecompositionRow, bias_variance
-from analogize.estimate import Estimate
-from analogize.information import Information, InformationRow, mutual_information
-from analogize.pairing import Comparison, Difference, compare
-from analogize.ranking import RegionCost, Sensitivity, sensitivity
-from analogize.training_levels import Mismatch, mismatch
+from analogize.analysis.assignment import Assignment, assign
+from analogize.analysis.decomposition import Decomposition, DecompositionRow, bias_variance
+from analogize.analysis.information import Information, InformationRow, mutual_information
+from analogize.analysis.ranking import RegionCost, Sensitivity, sensitivity
+from analogize.analysis.training_levels import Mismatch, mismatch
+from analogize.evaluation.estimate import Estimate
+from analogize.evaluation.pairing import Comparison, Difference, compare
 
 __all__ = [
     "Assignment",

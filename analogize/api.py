@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from analogize.calibrate import calibrate
-from analogize.calls import Call, batch_call, device_of, example_call
-from analogize.copying import copied
-from analogize.counting import census, eval_mode, is_lazy, is_uninitialized
+from analogize.capture.choose import Capture, rewrite
+from analogize.crossbar.calibrate import calibrate
+from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import CalibrationError, CaptureError
-from analogize.frontends.choose import Capture, rewrite
-from analogize.ops import AnalogOp, operators
+from analogize.model.calls import Call, batch_call, device_of, example_call
+from analogize.model.copying import copied
+from analogize.model.counting import census, eval_mode, is_lazy, is_uninitialized
 from analogize.passes.request import DigitalChoice, Request
 from analogize.targets import load_target
 from analogize.targets.spec import Target

@@ -28,17 +28,18 @@ import torch
 from torch import nn
 
 from analogize import analogize, summary
+from analogize.crossbar.ops import bypassed
 from analogize.errors import PassError
-from analogize.ops import bypassed
 from analogize.passes.verify import require_equal
 
 sys.path.insert(0, str(Path(__file__).parent))
 import zoo
+from zoo_case import Case
 
 SHARE = 0.999
 
 
-def check(build: Callable[[], zoo.Case]) -> dict[str, Any]:
+def check(build: Callable[[], Case]) -> dict[str, Any]:
     """One row: which front end, the share converted, and whether outputs are equal."""
     torch.manual_seed(0)
     started = time.time()

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from analogize import analogize, program
-from analogize.many_chips import program_many, run_many
+from analogize.crossbar.ops import operators
+from analogize.evaluation.many_chips import program_many, run_many
 from analogize.models import DigitsNet, LeNet5, cifar_resnet32
-from analogize.ops import operators
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "DigitsNet": (DigitsNet, (1, 8, 8)),

@@ -7,22 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model and how to call it.
-
-    Attributes:
-        model: with random weights.
-        inputs: positional or named arguments for a batch size.
-        generates: whether ``generate()`` is compared as well.
-    """
-
-    model: nn.Module
-    inputs: Callable[[int], Any]
-    generates: bool = False
+from zoo_case import Case
 
 
 @dataclass(frozen=True)

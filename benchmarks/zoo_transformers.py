@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from zoo import Case
+from zoo_case import Case
 
 _VOCABULARY = 99
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from analogize import analogize, evaluate
 from analogize.data import load_dataset
+from analogize.evaluation.plot import write_figure
 from analogize.models import LeNet5
-from analogize.plot import write_figure
 from analogize.targets.spec import Compensation
 
 HERE = Path(__file__).parent

@@ -22,7 +22,7 @@ from torchvision.models import get_model
 
 from analogize import TrainingNoise, analogize, distill
 from analogize.data import IMAGENET
-from analogize.image_folder import spread
+from analogize.demo.image_folder import spread
 
 
 def main() -> None:

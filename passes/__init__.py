@@ -1,4 +1,9 @@
-"""The pipeline: every pass is ``verb(graph_module, target) -> rewrites``, in this order."""
+"""The pipeline: every pass is ``verb(graph_module, target) -> rewrites``, in this order.
+
+Enters: a captured graph and a target. Leaves: the same graph with analog operators, and a record of
+every product (``node.meta["analog"]``).
+May use: crossbar, model, targets, and the ground (product, quantize, errors).
+"""
 
 from analogize.passes.functionalize import functionalize
 from analogize.passes.lower import lower

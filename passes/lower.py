@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from analogize.array import WeightArray
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.region import Region
 from analogize.errors import PassError
-from analogize.ops import AnalogOp
 from analogize.passes.choice import Selected
 from analogize.passes.signature import PRODUCTS, attribute, bound_arguments, expand
 from analogize.product import Convolution, Linear, Product
-from analogize.region import Region
 from analogize.targets.overrides import settings_of
 from analogize.targets.spec import Target
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from analogize.counting import eval_mode
+from analogize.model.counting import eval_mode
 from analogize.passes.request import request_of
 from analogize.targets.spec import Target
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from analogize.calls import Call
+from analogize.model.calls import Call
 
 DigitalChoice = str | type[nn.Module] | Callable[[str, nn.Module | None], bool]
 

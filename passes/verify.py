@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from analogize.counting import eval_mode
+from analogize.crossbar.ops import AnalogOp, bypassed
 from analogize.errors import PassError
-from analogize.ops import AnalogOp, bypassed
+from analogize.model.counting import eval_mode
 from analogize.passes.choice import Selected
 from analogize.passes.request import request_of
 from analogize.targets.spec import Target

@@ -136,3 +136,19 @@ def test_every_file_the_documents_link_to_exists() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
             if not target.startswith("http"):
                 assert (ROOT / target).exists(), f"{document}: {target}"
+
+
+def test_every_file_that_the_tour_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = re.findall(r"`((?:analogize|passes|targets)/[\w/]*(?:\.py)?)`", text)
+
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_every_room_says_what_enters_and_leaves() -> None:
+    for room in [p.parent.name for p in (ROOT / "analogize").glob("*/__init__.py")]:
+        text = (ROOT / "analogize" / room / "__init__.py").read_text()
+        assert "Enters:" in text, room
+        assert "Leaves:" in text, room
+        assert "May use:" in text, room

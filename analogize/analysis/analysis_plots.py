@@ -2,25 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analogize.decomposition import DecompositionRow
 from analogize.errors import EvaluationError
-from analogize.information import Information, InformationRow
+from analogize.evaluation.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-    from analogize.converter_use import ConverterUse
-    from analogize.decomposition import Decomposition
-    from analogize.ranking import Sensitivity
 
-Row = TypeVar("Row", DecompositionRow, InformationRow)
+# A result knows its plot, a plot knows no result: these say what is drawn of each.
+class _Level(Protocol):
+    @property
+    def eta(self) -> float | None: ...
+
+
+class _Terms(_Level, Protocol):
+    @property
+    def pretrained(self) -> Estimate: ...
+    @property
+    def accuracies(self) -> Sequence[float]: ...
+
+
+class _Estimates(_Level, Protocol):
+    @property
+    def floor(self) -> float: ...
+
+
+class _Decomposition(Protocol):
+    @property
+    def rows(self) -> Sequence[_Terms]: ...
+
+
+class _Information(Protocol):
+    @property
+    def rows(self) -> Sequence[_Estimates]: ...
+    @property
+    def reference(self) -> Mapping[str, float]: ...
+
+
+class _Cost(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def cost(self) -> float: ...
+    @property
+    def interval(self) -> tuple[float, float]: ...
+    @property
+    def estimate(self) -> float: ...
+
+
+class _Sensitivity(Protocol):
+    @property
+    def rows(self) -> Sequence[_Cost]: ...
+    @property
+    def metric(self) -> str: ...
+
+
+class _ConverterUse(Protocol):
+    @property
+    def range(self) -> tuple[float, float] | None: ...
+    @property
+    def counts(self) -> Sequence[int]: ...
+    @property
+    def edges(self) -> tuple[float, float]: ...
+
+
+Row = TypeVar("Row", bound=_Level)
 
 _LEVEL = "noise level"
 _TERMS = {"variance": "$l_{var}$", "bias": "$l_{bias}$", "pretrained": "$l_{pretrained}$"}
@@ -55,7 +108,7 @@ def legend_above(axes: Axes, *others: Axes, columns: int = 2) -> None:
         )
 
 
-def draw_decomposition(result: Decomposition, ax: Axes | None = None) -> Axes:
+def draw_decomposition(result: _Decomposition, ax: Axes | None = None) -> Axes:
     """The three terms over l_pretrained with two standard errors from chips, and the accuracy.
 
     Without a numbered level, the terms at the target's own noise as bars.
@@ -104,7 +157,7 @@ def _draw_bars(axes: Axes, bars: dict[str, tuple[float, float]]) -> None:
     axes.set_xlabel("at the target's own noise")
 
 
-def _draw_accuracies(axes: Axes, rows: Sequence[DecompositionRow]) -> None:
+def _draw_accuracies(axes: Axes, rows: Sequence[_Terms]) -> None:
     means, stds = [], []
     for row in rows:
         n, mean = len(row.accuracies), sum(row.accuracies) / len(row.accuracies)
@@ -117,7 +170,7 @@ def _draw_accuracies(axes: Axes, rows: Sequence[DecompositionRow]) -> None:
     axes.set_ylim(0, 1.02)
 
 
-def draw_information(result: Information, ax: Axes | None = None) -> Axes:
+def draw_information(result: _Information, ax: Axes | None = None) -> Axes:
     """Each estimate over its value without noise with two standard errors, and the binned floor.
 
     Without a numbered level, the estimates at the target's own noise as bars.
@@ -148,7 +201,7 @@ def draw_information(result: Information, ax: Axes | None = None) -> Axes:
     return axes
 
 
-def draw_sensitivity(result: Sensitivity, ax: Axes | None = None) -> Axes:
+def draw_sensitivity(result: _Sensitivity, ax: Axes | None = None) -> Axes:
     """One bar a region: what it alone costs, with the 95 % interval; the estimate as a marker."""
     axes = new_axes(1.4 + 0.3 * len(result.rows)) if ax is None else ax
     names = [row.name for row in result.rows]
@@ -181,7 +234,7 @@ def draw_chips(values: Sequence[float], metric: str) -> Axes:
     return axes
 
 
-def draw_use(use: ConverterUse) -> Figure:
+def draw_use(use: _ConverterUse) -> Figure:
     """What one converter meets: a histogram on a logarithmic scale, and the converter's range."""
     figure = Figure(figsize=(3.4, 1.7), layout="constrained")
     axes = figure.subplots()

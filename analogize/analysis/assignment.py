@@ -1,6 +1,6 @@
 """Choose what stays digital: the least work such that accuracy stays within a budget.
 
-``analogize.assignment_search`` says how candidates are found and tested.
+``analogize.analysis.assignment_search`` says how candidates are found and tested.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 import yaml
 from torch import nn
 
+from analogize.analysis.assignment_search import Search
+from analogize.analysis.drops import Drops
+from analogize.analysis.ranking import curvature_costs
 from analogize.api import analogize
-from analogize.assignment_search import Search
-from analogize.calls import device_of
-from analogize.drops import Drops
+from analogize.crossbar.ops import operators
 from analogize.errors import EvaluationError
-from analogize.estimate import Result
-from analogize.inference import unpack
-from analogize.montecarlo import check_arguments
-from analogize.ops import operators
-from analogize.progress import progress_bar
-from analogize.ranking import curvature_costs
+from analogize.evaluation.estimate import Result
+from analogize.evaluation.inference import unpack
+from analogize.evaluation.montecarlo import check_arguments
+from analogize.evaluation.progress import progress_bar
+from analogize.model.calls import device_of
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 

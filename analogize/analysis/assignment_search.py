@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from analogize.drops import Drops, estimated, foreseen
+from analogize.analysis.drops import Drops, estimated, foreseen
 
 # Below three chips a spread says next to nothing.
 _FIRST_LOOK = 3

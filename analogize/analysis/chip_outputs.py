@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogize.calls import Call, device_of
-from analogize.chip import noise_mode, program
+from analogize.crossbar.chip import noise_mode, program
+from analogize.crossbar.ops import operators
 from analogize.errors import EvaluationError
-from analogize.inference import unpack
-from analogize.ops import operators
+from analogize.evaluation.inference import unpack
+from analogize.model.calls import Call, device_of
 
 Output = Callable[[Tensor], Tensor]
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analogize.calibrate import Sample
-from analogize.calls import device_of
-from analogize.converter import Converter
-from analogize.inference import undisturbed, unpack
-from analogize.ops import AnalogOp, bypassed, operators
+from analogize.crossbar.calibrate import Sample
+from analogize.crossbar.converter import Converter
+from analogize.crossbar.ops import AnalogOp, bypassed, operators
+from analogize.evaluation.inference import undisturbed, unpack
+from analogize.model.calls import device_of
 
 _KEPT_VALUES = 2**16
 _BINS = 60

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize.chip import noise_level, noise_mode
-from analogize.chip_outputs import Output, Part, chip_outputs, parts, softmax
+from analogize.analysis.chip_outputs import Output, Part, chip_outputs, parts, softmax
+from analogize.crossbar.chip import noise_level, noise_mode
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.estimate import Estimate, Result, error_of_mean, jackknife_error
-from analogize.fingerprint import chip_seed
-from analogize.inference import undisturbed
-from analogize.montecarlo import check_arguments, noise_levels
+from analogize.evaluation.estimate import Estimate, Result, error_of_mean, jackknife_error
+from analogize.evaluation.inference import undisturbed
+from analogize.evaluation.montecarlo import check_arguments, noise_levels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ class Decomposition(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the three terms over l_pretrained, as in Fig. 2(a); returns the axes."""
-        from analogize.analysis_plots import draw_decomposition
+        from analogize.analysis.analysis_plots import draw_decomposition
 
         return draw_decomposition(self, ax)
 

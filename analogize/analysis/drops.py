@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogize.chip import noise_mode
-from analogize.estimate import Estimate, error_of_mean
-from analogize.fingerprint import chip_seed
-from analogize.inference import run_chip, undisturbed
-from analogize.metrics import Accuracy
-from analogize.ops import AnalogOp, operators
-from analogize.ranks import Ranks
-from analogize.sharding import has_shards
+from analogize.crossbar.chip import noise_mode
+from analogize.crossbar.ops import AnalogOp, operators
+from analogize.crossbar.seeds import chip_seed
+from analogize.evaluation.estimate import Estimate, error_of_mean
+from analogize.evaluation.inference import run_chip, undisturbed
+from analogize.evaluation.metrics import Accuracy
+from analogize.evaluation.ranks import Ranks
+from analogize.model.sharding import has_shards
 
 
 class Hits(Accuracy):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import digamma
 
-from analogize.estimate import Estimate, jackknife_error
+from analogize.evaluation.estimate import Estimate, jackknife_error
 
 Array = NDArray[Any]
 Weights = Callable[[int], Array]

@@ -22,15 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from analogize.chip import noise_level, noise_mode
-from analogize.chip_outputs import Output, chip_outputs, parts, softmax
-from analogize.entropy import binned_information, grassberger, plug_in
+from analogize.analysis.chip_outputs import Output, chip_outputs, parts, softmax
+from analogize.analysis.entropy import binned_information, grassberger, plug_in
+from analogize.analysis.neighbours import local_information
+from analogize.crossbar.chip import noise_level, noise_mode
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.estimate import Estimate, Result, error_of_mean
-from analogize.fingerprint import chip_seed
-from analogize.inference import undisturbed
-from analogize.montecarlo import check_arguments, noise_levels
-from analogize.neighbours import local_information
+from analogize.evaluation.estimate import Estimate, Result, error_of_mean
+from analogize.evaluation.inference import undisturbed
+from analogize.evaluation.montecarlo import check_arguments, noise_levels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +108,7 @@ class Information(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the normalized estimates, as in Fig. 2(b); returns the axes."""
-        from analogize.analysis_plots import draw_information
+        from analogize.analysis.analysis_plots import draw_information
 
         return draw_information(self, ax)
 

@@ -20,16 +20,16 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize.array import WeightArray
-from analogize.calls import device_of
-from analogize.chip import clip_weights, noise_level, noise_mode, weight_of
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.chip import clip_weights, noise_level, noise_mode, weight_of
+from analogize.crossbar.ops import operators
+from analogize.crossbar.seeds import region_seed
 from analogize.errors import EvaluationError
-from analogize.estimate import Result
-from analogize.inference import unpack
-from analogize.metrics import MetricLike
-from analogize.montecarlo import evaluate
-from analogize.ops import operators
-from analogize.seeds import region_seed
+from analogize.evaluation.estimate import Result
+from analogize.evaluation.inference import unpack
+from analogize.evaluation.metrics import MetricLike
+from analogize.evaluation.montecarlo import evaluate
+from analogize.model.calls import device_of
 
 _NOISE_DRAWS = 8
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from analogize.errors import EvaluationError
-from analogize.estimate import Result
-from analogize.evaluation import Evaluation
-from analogize.metrics import MetricLike
-from analogize.montecarlo import evaluate
+from analogize.evaluation.estimate import Result
+from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.metrics import MetricLike
+from analogize.evaluation.montecarlo import evaluate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

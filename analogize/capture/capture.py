@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 from torch.fx.node import has_side_effect
 from torch.utils._pytree import tree_leaves
 
-from analogize.calls import Call
+from analogize.capture.tracing import trace
 from analogize.errors import CaptureError
-from analogize.module import AnalogModule
+from analogize.model.calls import Call
+from analogize.model.module import AnalogModule
 from analogize.passes.functionalize import has_hooks
-from analogize.tracing import trace
 
 _FX_GUARDS = ("_assert_is_none", "_assert")
 _FIXED = (type(None), bool, int, float, complex, str, torch.dtype)

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from analogize.calls import Call
-from analogize.capture import capture as trace
-from analogize.counting import Census, StoredProduct, census, eval_mode
+from analogize.capture.capture import capture as trace
+from analogize.capture.kept import keep
+from analogize.capture.pipeline import run
+from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.errors import CaptureError, PassError
-from analogize.frontends.kept import keep
-from analogize.module import DigitalProduct, Report, allow_hooks, refuse_hooks
-from analogize.ops import AnalogOp, bypassed, operators
+from analogize.model.calls import Call
+from analogize.model.counting import Census, StoredProduct, census, eval_mode
+from analogize.model.module import DigitalProduct, Report, allow_hooks, refuse_hooks
 from analogize.passes import PIPELINE
 from analogize.passes.choice import ACTIVATIONS, NEEDS_A_RULE, Declined
 from analogize.passes.request import Request
 from analogize.passes.verify import require_equal
-from analogize.pipeline import run
 from analogize.targets.spec import Target
 
 Capture = Literal["auto", "fx", "hierarchical", "intercept"]

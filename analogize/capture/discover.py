@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils._pytree import tree_leaves
 
-from analogize.calls import Call
-from analogize.counting import eval_mode
-from analogize.expression import Expression
-from analogize.frontends.intercept import Interception, Part, Scope
-from analogize.frontends.leaf import leaf_product
-from analogize.ops import AnalogOp
+from analogize.capture.intercept import Interception, Part, Scope
+from analogize.capture.leaf import leaf_product
+from analogize.crossbar.ops import AnalogOp
+from analogize.model.calls import Call
+from analogize.model.counting import eval_mode
+from analogize.model.expression import Expression
 from analogize.product import Product
 
 

@@ -2,7 +2,7 @@
 
 A torch-function mode sees every call of the Python that was kept. It follows parameters through
 views, slices, transposes and arithmetic (see expression.py), decomposes composite operators (see
-operators.py), and hands each product with a stored weight to its analog operator. A product that
+composites.py), and hands each product with a stored weight to its analog operator. A product that
 nobody prepared an operator for, in a branch that the example did not take, runs digitally.
 """
 
@@ -19,13 +19,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from analogize.expression import Expression, Property, applied, expanded, function_name, item, leaf
-from analogize.frontends import recurrent
-from analogize.frontends.products import add_bias, normalized
-from analogize.ops import AnalogOp
+from analogize.capture import recurrent
+from analogize.capture.functional import add_bias, normalized
+from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.seeds import version
+from analogize.model.expression import (
+    Expression,
+    Property,
+    applied,
+    expanded,
+    function_name,
+    item,
+    leaf,
+)
 from analogize.passes.signature import PRODUCTS, RULES
 from analogize.product import Product
-from analogize.seeds import version
 
 logger = logging.getLogger("analogize")
 

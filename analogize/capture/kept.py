@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
+from analogize.capture.discover import Discovery, Site, discover
+from analogize.capture.intercept import Interception, Scope
+from analogize.capture.leaf import leaf_product, rewrite_leaf, subclass
+from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.region import Region
 from analogize.errors import CaptureError
-from analogize.frontends.discover import Discovery, Site, discover
-from analogize.frontends.intercept import Interception, Scope
-from analogize.frontends.leaf import leaf_product, rewrite_leaf, subclass
-from analogize.module import DigitalProduct
-from analogize.ops import AnalogOp
+from analogize.model.module import DigitalProduct
+from analogize.model.stored import stored_weight
 from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing
 from analogize.passes.lower import Arrays
 from analogize.passes.request import Request
-from analogize.region import Region
-from analogize.stored import stored_weight
 from analogize.targets.overrides import settings_of
 from analogize.targets.spec import Target
 

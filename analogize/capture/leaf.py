@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize.frontends.products import add_bias
+from analogize.capture.functional import add_bias
 from analogize.passes.functionalize import output_padding_for
 from analogize.product import Convolution, Linear, Product
 

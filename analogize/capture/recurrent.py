@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analogize.frontends.operators import Stored
+from analogize.capture.composites import Stored
 from analogize.passes.signature import RULES
 
 # (gates of the input, hidden state, cell state, recurrent weight and bias, projection) -> states

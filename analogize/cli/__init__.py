@@ -2,6 +2,9 @@
 
 Whatever analogize raises on purpose ends in red words on standard error and exit status 1; any
 other exception is a defect, and keeps its traceback.
+
+Enters: arguments. Leaves: tables, files, an exit status.
+May use: every room.
 """
 
 from __future__ import annotations

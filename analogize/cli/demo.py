@@ -35,8 +35,8 @@ def demo_command(
     copy fine-tuned with weight noise, and for a control fine-tuned without.
     """
     # Imported here, so that other commands do not wait for Matplotlib and torchmetrics.
-    from analogize.demo import run_demo
-    from analogize.demo_results import make_folder, render, results_table, write_results
+    from analogize.demo.demo import run_demo
+    from analogize.demo.demo_results import make_folder, render, results_table, write_results
 
     make_folder(out)
     outcome = run_demo(

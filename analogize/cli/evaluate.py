@@ -33,11 +33,11 @@ from analogize.cli.prepare import (
     rewrite,
     training_batches,
 )
-from analogize.data import load_dataset
+from analogize.demo.data import load_dataset
 from analogize.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from analogize.evaluation import Evaluation
+    from analogize.evaluation.evaluation import Evaluation
 
 Eta = Annotated[
     str,
@@ -122,8 +122,8 @@ def evaluate_command(
     every chip sees the whole test split.
     """
     # Imported here, so that other commands do not wait for Matplotlib and torchmetrics.
-    from analogize.montecarlo import evaluate
-    from analogize.plot import check_figure_path
+    from analogize.evaluation.montecarlo import evaluate
+    from analogize.evaluation.plot import check_figure_path
 
     etas, place = _parse_etas(eta), parse_device(device)
     if plot is not None:

@@ -52,7 +52,7 @@ def export_command(
 ) -> None:
     """Rewrite a model for a target, calibrate it on training images, and write annotated ONNX."""
     # Imported here, so that other commands do not wait for onnx.
-    from analogize.export import export_onnx
+    from analogize.onnx.writing.export import export_onnx
 
     network, state = build_model(model, model_arg or []), read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size}

@@ -13,7 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from analogize.onnx.manifest import ConverterEntry, Manifest, TileEntry
-    from analogize.onnx.read import OnnxRegion
+    from analogize.onnx.reading.read import OnnxRegion
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the manifest as JSON and nothing else.")
@@ -32,7 +32,7 @@ def inspect_command(
     # Imported here, so that other commands do not wait for onnx.
     from analogize.errors import ExportError
     from analogize.onnx.manifest import json_schema
-    from analogize.onnx.read import load_model, read_manifest, read_regions
+    from analogize.onnx.reading.read import load_model, read_manifest, read_regions
 
     if schema:
         typer.echo(json.dumps(json_schema(), indent=2))

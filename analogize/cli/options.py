@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from analogize.data import NAMES
+from analogize.demo.data import NAMES
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Import path 'package.module:factory' of the model.")

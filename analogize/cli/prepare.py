@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from analogize.api import analogize
-from analogize.calibrate import calibrate
-from analogize.data import ImageTensors, TensorBatches, load_dataset
+from analogize.crossbar.calibrate import calibrate
+from analogize.crossbar.ops import operators
+from analogize.demo.data import ImageTensors, TensorBatches, load_dataset
 from analogize.errors import EvaluationError
-from analogize.ops import operators
 from analogize.targets.spec import Target
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from analogize import noise
 from analogize.cli.options import (
     BatchSize,
     Cache,
@@ -37,7 +36,8 @@ from analogize.cli.prepare import (
     rewrite,
     training_batches,
 )
-from analogize.data import load_dataset
+from analogize.crossbar import noise
+from analogize.demo.data import load_dataset
 from analogize.devices.times import seconds
 from analogize.errors import EvaluationError, ExportError
 from analogize.targets import load_target
@@ -93,11 +93,11 @@ def report_command(
     only one region is noisy.
     """
     # Imported here, so that other commands do not wait for Matplotlib, SciPy and torchmetrics.
+    from analogize.analysis.converter_use import converter_use
+    from analogize.analysis.drops import Drops
     from analogize.analyze import bias_variance, mutual_information, sensitivity
-    from analogize.converter_use import converter_use
-    from analogize.drops import Drops
-    from analogize.montecarlo import evaluate
-    from analogize.report import write_report
+    from analogize.evaluation.montecarlo import evaluate
+    from analogize.report.report import write_report
 
     _check(out, instances)
     loaded, place = load_target(target), parse_device(device)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from analogize.array import WeightArray
+from analogize.crossbar.array import WeightArray
 from analogize.devices.reading import Disturbance
 from analogize.product import Product
 

@@ -13,8 +13,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from analogize import noise
-from analogize.converter import FixedRange
+from analogize.crossbar import noise
+from analogize.crossbar.converter import FixedRange
+from analogize.crossbar.seeds import no_chip, outdated, region_seed, versions
+from analogize.crossbar.weight_range import find_range
 from analogize.devices.cells import Reading, full_scale, simulate
 from analogize.devices.compensation import factors
 from analogize.devices.random import Draws
@@ -22,10 +24,8 @@ from analogize.devices.slicing import combine, digits_of, split
 from analogize.devices.wires import Layout
 from analogize.product import Product, per_channel
 from analogize.quantize import Bound, Grid, clamp, to_codes
-from analogize.seeds import no_chip, outdated, region_seed, versions
 from analogize.targets import spec
 from analogize.targets.noise import acts_on_devices
-from analogize.weight_range import find_range
 
 aten = torch.ops.aten
 FRESH = Reading()

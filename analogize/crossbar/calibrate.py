@@ -9,10 +9,10 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from analogize.calls import batch_call, device_of
-from analogize.converter import Converter
+from analogize.crossbar.converter import Converter
+from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.errors import CalibrationError
-from analogize.ops import AnalogOp, bypassed, operators
+from analogize.model.calls import batch_call, device_of
 from analogize.quantize import percentiles
 from analogize.targets.spec import PercentileRange
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from analogize import noise
-from analogize.array import WeightArray
+from analogize.crossbar import noise
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
+from analogize.crossbar.region import Region
 from analogize.devices.times import seconds
 from analogize.errors import ChipError
-from analogize.ops import AnalogOp, NoiseMode, operators
+from analogize.model.sharding import drop_copies, is_sharded, own_part, part_beside, whole
+from analogize.model.stored import sources, stored_weight
 from analogize.quantize import Bound, clamp_
-from analogize.region import Region
-from analogize.sharding import drop_copies, is_sharded, own_part, part_beside, whole
-from analogize.stored import sources, stored_weight
 from analogize.targets.spec import Compensation, NoiseModel
 
 

@@ -1,7 +1,7 @@
 """The analog operator, a module with three stages: DAC -> array -> ADC.
 
 The module chooses the weights of a forward pass (noise mode, chip) and checks its state; the
-arithmetic is in crossbar.py.
+arithmetic is in arithmetic.py.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from analogize.array import WeightArray
-from analogize.converter import Converter
-from analogize.crossbar import Differentiable, Dtypes, Stages, infer
+from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.converter import Converter
+from analogize.crossbar.region import Region
+from analogize.crossbar.tiled import TiledDifferentiable, Tiles, cut
+from analogize.crossbar.tiled import infer as infer_tiled
 from analogize.devices.reading import Disturbance, disturbance
 from analogize.devices.slicing import whole_step
 from analogize.errors import CalibrationError
-from analogize.expression import Expression
+from analogize.model.expression import Expression
+from analogize.model.running import standing_for
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
-from analogize.region import Region
 from analogize.targets.spec import Target
-from analogize.tiled import TiledDifferentiable, Tiles, cut
-from analogize.tiled import infer as infer_tiled
 
 NoiseMode = Literal["off", "fresh", "programmed"]
-
-# The operators whose digital product is running, innermost last; only while models are bypassed.
-running: list[AnalogOp] = []
 
 # Zero-centred codes up to this magnitude are exact in bfloat16 (8 significant bits).
 _EXACT_IN_BFLOAT16_BITS = 8
@@ -142,11 +140,8 @@ class AnalogOp(nn.Module):
         """Run ``function``, the digital operator, on behalf of this one."""
         if self.observer is None:
             return function(*args, **kwargs)
-        running.append(self)
-        try:
+        with standing_for(self.region):
             return function(*args, **kwargs)
-        finally:
-            running.pop()
 
     def forward(
         self,

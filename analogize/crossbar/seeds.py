@@ -17,6 +17,20 @@ def region_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def chip_seed(seed: int, index: int) -> int:
+    """The seed of chip ``index`` of the run ``seed``: a hash, so neighbours share nothing.
+
+    Args:
+        seed: The run's seed.
+        index: The chip's number, from 0.
+
+    Returns:
+        63 bits, for ``program``.
+    """
+    digest = hashlib.blake2b(f"chip {index} of {seed}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
 def versions(weight: Tensor, behind: Sequence[Tensor]) -> int:
     """How often what decides ``weight`` was written to: itself, or what it is computed from."""
     return sum(map(version, behind)) if behind else version(weight)

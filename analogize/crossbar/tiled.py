@@ -4,7 +4,7 @@
             2^(i input_bits + k cell_bits) clamp(round(product(x_i, w_k) / y_step))
 
 Without digits (no bit slicing, no bit-serial input) the sum is over tiles alone. Backward: as in
-crossbar.py, straight through every rounding, with clean weights, and zero where a tile's ADC
+arithmetic.py, straight through every rounding, with clean weights, and zero where a tile's ADC
 saturates. A full-range ADC, which digits need, does not saturate.
 """
 
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from analogize.array import WeightArray
-from analogize.crossbar import Dtypes, Stages, input_codes, stop_outside, stop_saturated
+from analogize.crossbar.arithmetic import Dtypes, Stages, input_codes, stop_outside, stop_saturated
+from analogize.crossbar.array import WeightArray
 from analogize.devices.slicing import digits_of, split
 from analogize.devices.tiles import Piece, pieces
 from analogize.product import Product

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from analogize.demo.image_folder import read_folder, spread
 from analogize.errors import EvaluationError
-from analogize.image_folder import read_folder, spread
 
 NAMES = ("digits", "mnist", "cifar10", "imagefolder")
 

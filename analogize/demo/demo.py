@@ -21,14 +21,14 @@ from rich.progress import track
 from torch import nn
 
 from analogize.api import analogize
-from analogize.chip import clip_weights, noise_level, noise_mode
-from analogize.data import ImageTensors, TensorBatches, load_dataset
+from analogize.crossbar.chip import clip_weights, noise_level, noise_mode
+from analogize.crossbar.ops import operators
+from analogize.demo.data import ImageTensors, TensorBatches, load_dataset
+from analogize.demo.models import DigitsNet, LeNet5
 from analogize.errors import EvaluationError, TrainingError
-from analogize.evaluation import Evaluation
-from analogize.models import DigitsNet, LeNet5
-from analogize.montecarlo import evaluate
-from analogize.ops import operators
-from analogize.summary import Summary, summary
+from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.montecarlo import evaluate
+from analogize.report.summary import Summary, summary
 from analogize.targets import load_target
 from analogize.targets.spec import GaussianNoise, Target
 

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from analogize.demo import NOISY, Outcome
+from analogize.demo.demo import NOISY, Outcome
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation, Level
-from analogize.plot import write_figure
+from analogize.evaluation.evaluation import Evaluation, Level
+from analogize.evaluation.plot import write_figure
 from analogize.targets.spec import GaussianNoise
 
 

@@ -1,5 +1,8 @@
 """The physics of memory devices and crossbar tiles: pure functions on tensors.
 
+Enters: weights or conductances, a target's models, a generator. Leaves: what devices make of them.
+May use: targets, and the ground (product, quantize, errors).
+
 conductance.py   weights <-> differential pairs of conductances
 curves.py        the forms in which figures are published, as functions of a conductance
 programming.py   programming noise, relaxation, variation, stuck devices

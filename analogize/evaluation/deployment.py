@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from analogize.chip import program
+from analogize.crossbar.chip import program
 from analogize.devices.times import describe, seconds
 from analogize.errors import EvaluationError
-from analogize.recalibrate import recalibrate
+from analogize.evaluation.recalibrate import recalibrate
 from analogize.targets.spec import Compensation
 
 

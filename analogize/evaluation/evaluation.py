@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import statistics
-from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -14,74 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, computed_field
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from analogize.devices.times import describe
 from analogize.errors import EvaluationError
+from analogize.evaluation.fingerprint import Fingerprint
+from analogize.evaluation.intervals import stein_count, stein_interval, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEMA: Final = 1
-
-
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's confidence interval for the mean that ``values`` are a sample of.
-
-    It is mean -+ t(n - 1) s / sqrt(n), with s the sample's standard deviation (ddof = 1), and is
-    not cut off at a metric's limits.
-
-    Args:
-        values: Independent draws, one a chip.
-        confidence: How often such an interval covers the true mean, between 0 and 1.
-
-    Returns:
-        Both ends; None below two values, which tell nothing about their spread.
-    """
-    count = len(values)
-    if count < 2:
-        return None
-    # Exact rational arithmetic: equal values have no spread, and their mean is the value.
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * deviation / math.sqrt(count)
-    return mean - half, mean + half
-
-
-def stein_interval(
-    values: Sequence[float], pilot: int, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Stein's interval: the mean of all values, the standard deviation of the first ``pilot``.
-
-    Source: C. Stein, "A two-sample test for a linear hypothesis whose power is independent of the
-    variance", Annals of Mathematical Statistics 16, 1945. Because the number of values depends on
-    the pilot's deviation alone, which is independent of every mean, the coverage is exact for
-    normally distributed values; a t-interval looked at after every chip would cover less.
-
-    Args:
-        values: Independent draws; the first ``pilot`` of them decided how many there are.
-        pilot: At least 2.
-        confidence: How often such an interval covers the true mean.
-    """
-    mean = statistics.fmean(values)
-    half = _half_width(values[:pilot], confidence) / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
-def stein_count(pilot: Sequence[float], precision: float, confidence: float = 0.95) -> int:
-    """How many draws, the pilot included, make ``stein_interval`` at most +-``precision`` wide.
-
-    Args:
-        pilot: The first draws, at least 2.
-        precision: Half-width of the interval, above 0.
-        confidence: The interval's.
-    """
-    return max(len(pilot), math.ceil((_half_width(pilot, confidence) / precision) ** 2))
-
-
-def _half_width(pilot: Sequence[float], confidence: float) -> float:
-    """Half the width of an interval from a single value."""
-    quantile = float(stats.t.ppf((1 + confidence) / 2, len(pilot) - 1))
-    return quantile * statistics.stdev(pilot)
 
 
 class Level(BaseModel):
@@ -129,30 +69,6 @@ class Level(BaseModel):
         if self.pilot is not None and len(self.values) > self.pilot:
             return stein_interval(self.values, self.pilot)
         return t_interval(self.values)
-
-
-class Fingerprint(BaseModel):
-    """What decides the values of a run, so that a resumed run continues the same one.
-
-    Attributes:
-        seed: The seed that the chips' seeds derive from.
-        etas: The noise levels asked for.
-        metric: The metric's name and settings.
-        drift_times: Seconds between programming and measuring; empty where none were asked for.
-        deployment: What else happens to a chip before it is measured, in words.
-        target: Digest of every operator's noise, converters and grids.
-        weights: Digest of the model's ``state_dict``, calibrated ranges included.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int
-    etas: tuple[FiniteFloat | None, ...]
-    metric: str
-    drift_times: tuple[FiniteFloat, ...] = ()
-    deployment: str = ""
-    target: str
-    weights: str
 
 
 class Evaluation(BaseModel):
@@ -277,7 +193,7 @@ class Evaluation(BaseModel):
         Raises:
             EvaluationError: nothing was measured yet, or the figure cannot be written.
         """
-        from analogize.plot import draw_over_time, draw_robustness, write_figure
+        from analogize.evaluation.plot import draw_over_time, draw_robustness, write_figure
 
         draw = draw_over_time if len(self.fingerprint.drift_times) > 1 else draw_robustness
         axes = draw(self, ax, label or self.target)

@@ -1,30 +1,37 @@
-"""What decides a Monte Carlo run: chip seeds and digests, the same in every process."""
+"""What the values of a Monte Carlo run depend on, and how two runs differ."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+from torch import nn
 
-from analogize.evaluation import Fingerprint
-from analogize.ops import operators
-from analogize.sharding import whole
+from analogize.crossbar.digest import target_digest, weights_digest
 
 
-def chip_seed(seed: int, index: int) -> int:
-    """The seed of chip ``index`` of the run ``seed``: a hash, so neighbours share nothing.
+class Fingerprint(BaseModel):
+    """What decides the values of a run, so that a resumed run continues the same one.
 
-    Args:
-        seed: The run's seed.
-        index: The chip's number, from 0.
-
-    Returns:
-        63 bits, for ``program``.
+    Attributes:
+        seed: The seed that the chips' seeds derive from.
+        etas: The noise levels asked for.
+        metric: The metric's name and settings.
+        drift_times: Seconds between programming and measuring; empty where none were asked for.
+        deployment: What else happens to a chip before it is measured, in words.
+        target: Digest of every operator's noise, converters and grids.
+        weights: Digest of the model's ``state_dict``, calibrated ranges included.
     """
-    digest = hashlib.blake2b(f"chip {index} of {seed}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    etas: tuple[FiniteFloat | None, ...]
+    metric: str
+    drift_times: tuple[FiniteFloat, ...] = ()
+    deployment: str = ""
+    target: str
+    weights: str
 
 
 def fingerprint(
@@ -52,7 +59,7 @@ def fingerprint(
         drift_times=tuple(time for time in times if time is not None),
         deployment=deployment,
         target=target_digest(model),
-        weights=_weights_digest(model),
+        weights=weights_digest(model),
     )
 
 
@@ -72,28 +79,3 @@ def differences(now: Fingerprint, before: Fingerprint) -> list[str]:
 
 def _levels(of: Fingerprint) -> str:
     return ", ".join("the target's" if eta is None else f"{eta:g}" for eta in of.etas)
-
-
-def target_digest(model: nn.Module) -> str:
-    """Digest of every operator's noise, converters and grids, without calibrated ranges."""
-    digest = hashlib.blake2b(digest_size=16)
-    for op in operators(model):
-        array = op.array
-        parts = (op.region.name, array.name, array.bits, array.kind, array.noise)
-        devices = (array.conductance, array.compensation)
-        converters = (op.dac.settings, op.adc.settings, op.tile_size)
-        digest.update(f"{parts!r} {devices!r} {converters!r}\n".encode())
-    return digest.hexdigest()
-
-
-def _weights_digest(model: nn.Module) -> str:
-    """Every entry of the ``state_dict`` by name, type, shape and bytes; whole ones of shards."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            digest.update(f"{name} {value!r}\n".encode())
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        raw = whole(value).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()

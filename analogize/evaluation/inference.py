@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analogize.calls import Call, batch_call, device_of
-from analogize.chip import program
+from analogize.crossbar.chip import program
+from analogize.crossbar.ops import operators
 from analogize.errors import AnalogizeError, EvaluationError
-from analogize.metrics import Score, describe
-from analogize.ops import operators
+from analogize.evaluation.metrics import Score, describe
+from analogize.model.calls import Call, batch_call, device_of
 
 
 class Pass(NamedTuple):

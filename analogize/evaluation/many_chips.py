@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from analogize.array import WeightArray
-from analogize.calls import Call, device_of, example_call
-from analogize.chip import noise_mode, program
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.chip import noise_mode, program
+from analogize.crossbar.ops import operators
 from analogize.errors import AnalogizeError, ChipError, EvaluationError
-from analogize.inference import (
+from analogize.evaluation.inference import (
     Pass,
     generator_states,
     run_chip,
@@ -29,8 +29,8 @@ from analogize.inference import (
     undisturbed,
     unpack,
 )
-from analogize.metrics import Score
-from analogize.ops import operators
+from analogize.evaluation.metrics import Score
+from analogize.model.calls import Call, device_of, example_call
 
 
 @torch.no_grad()

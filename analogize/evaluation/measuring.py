@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from analogize.chip import noise_level
-from analogize.deployment import Deployment
+from analogize.crossbar.chip import noise_level
+from analogize.crossbar.ops import operators
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation
-from analogize.fingerprint import chip_seed
-from analogize.inference import Pass
-from analogize.many_chips import run_chips
-from analogize.metrics import MetricLike, Score, make_score
-from analogize.ops import operators
-from analogize.ranks import Ranks
+from analogize.evaluation.deployment import Deployment
+from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.inference import Pass
+from analogize.evaluation.many_chips import run_chips
+from analogize.evaluation.metrics import MetricLike, Score, make_score
+from analogize.evaluation.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,20 @@ from rich.progress import Progress
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from analogize.chip import noise_level, noise_mode
-from analogize.deployment import Deployment, drift_times, keeping_norms
+from analogize.crossbar.chip import noise_level, noise_mode
+from analogize.crossbar.ops import operators
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation, Fingerprint, Level
-from analogize.fingerprint import chip_seed, differences, fingerprint
-from analogize.inference import undisturbed
-from analogize.measuring import Bench, make_scores, measure
-from analogize.metrics import MetricLike, Score
-from analogize.module import Report
-from analogize.ops import operators
-from analogize.progress import progress_bar
-from analogize.ranks import Ranks
-from analogize.sharding import has_shards
+from analogize.evaluation.deployment import Deployment, drift_times, keeping_norms
+from analogize.evaluation.evaluation import Evaluation, Level
+from analogize.evaluation.fingerprint import Fingerprint, differences, fingerprint
+from analogize.evaluation.inference import undisturbed
+from analogize.evaluation.measuring import Bench, make_scores, measure
+from analogize.evaluation.metrics import MetricLike, Score
+from analogize.evaluation.progress import progress_bar
+from analogize.evaluation.ranks import Ranks
+from analogize.model.module import Report
+from analogize.model.sharding import has_shards
 from analogize.targets.spec import Compensation
 
 
@@ -73,8 +74,7 @@ def evaluate(
         seed: What the chips' seeds derive from.
         precision: Go on until each level's 95 % interval is at most so far from its mean, in units
             of the metric. ``instances`` chips are a pilot, whose spread decides how many more are
-            drawn (Stein's two-stage rule, ``analogize.evaluation.stein_interval``): 20 or more
-            keep that number steady.
+            drawn (Stein's two-stage rule, intervals.py): 20 or more keep that number steady.
         resume: A JSON file that is written after every chip and, where it exists, continued, also
             with another number of instances. The data must be the same; only their number of
             samples is checked.
@@ -86,7 +86,7 @@ def evaluate(
             own way.
         recalibration: Batches, labels unused, on which BatchNorm's statistics are re-estimated on
             every chip before it is measured; the model's own are put back afterwards.
-        at_once: Chips that one batched pass evaluates (``analogize.many_chips``). It pays where a
+        at_once: Chips that one batched pass evaluates (many_chips.py). It pays where a
             forward pass leaves the processor idle: small models on a few samples a batch
             (benchmarks/README.md). Outputs then equal those of one by one up to the rounding of
             sums, and with an ADC up to one of its steps where such a sum falls on an edge.

@@ -10,10 +10,11 @@ from scipy import stats
 from torch import nn
 
 from analogize.errors import EvaluationError
-from analogize.estimate import Result
-from analogize.evaluation import Evaluation, t_interval
-from analogize.metrics import MetricLike
-from analogize.montecarlo import evaluate
+from analogize.evaluation.estimate import Result
+from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.intervals import t_interval
+from analogize.evaluation.metrics import MetricLike
+from analogize.evaluation.montecarlo import evaluate
 
 
 class Difference(Result):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from matplotlib.figure import Figure
 
@@ -14,7 +15,32 @@ from analogize.errors import EvaluationError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from analogize.evaluation import Evaluation, Level
+
+class _Level(Protocol):
+    """What is drawn of one noise level: see ``evaluation.Level``."""
+
+    @property
+    def eta(self) -> float | None: ...
+    @property
+    def drift_time(self) -> float | None: ...
+    @property
+    def mean(self) -> float | None: ...
+    @property
+    def std(self) -> float | None: ...
+    @property
+    def interval(self) -> tuple[float, float] | None: ...
+
+
+class _Curve(Protocol):
+    """What is drawn of one evaluation: a result knows its plot, a plot knows no result."""
+
+    @property
+    def levels(self) -> Sequence[_Level]: ...
+    @property
+    def noise(self) -> Sequence[str]: ...
+    @property
+    def metric(self) -> str: ...
+
 
 # What a level means for each kind of weight noise (the paper's equation 8 and section 4.1).
 _AXIS = {
@@ -24,7 +50,7 @@ _AXIS = {
 _ANY_AXIS = r"noise level $\eta$"
 
 
-def draw_robustness(evaluation: Evaluation, ax: Axes | None, label: str) -> Axes:
+def draw_robustness(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     """Draw one evaluation: mean over chips, band of the 95 % interval, error bars of one std.
 
     Args:
@@ -58,7 +84,7 @@ def draw_robustness(evaluation: Evaluation, ax: Axes | None, label: str) -> Axes
     return axes
 
 
-def draw_over_time(evaluation: Evaluation, ax: Axes | None, label: str) -> Axes:
+def draw_over_time(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     """Draw one evaluation over the time since programming, one curve a noise level.
 
     Args:
@@ -73,7 +99,7 @@ def draw_over_time(evaluation: Evaluation, ax: Axes | None, label: str) -> Axes:
         EvaluationError: no level has a value yet.
     """
     axes = Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
-    etas = evaluation.fingerprint.etas
+    etas = list(dict.fromkeys(level.eta for level in evaluation.levels))
     for eta in etas:
         curve = [
             (level.drift_time, level.mean, level)
@@ -126,7 +152,7 @@ def check_figure_path(path: str | os.PathLike[str]) -> None:
 
 
 def _draw_curve(
-    axes: Axes, curve: list[tuple[float, float, Level]], label: str, colour: str
+    axes: Axes, curve: list[tuple[float, float, _Level]], label: str, colour: str
 ) -> None:
     etas, means, levels = zip(*curve, strict=True)
     # A single chip has no spread: no bar, and a band of no width.
@@ -147,7 +173,7 @@ def _draw_curve(
     axes.fill_between(etas, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
-def _draw_line(axes: Axes, mean: float, level: Level, label: str, colour: str) -> None:
+def _draw_line(axes: Axes, mean: float, level: _Level, label: str, colour: str) -> None:
     axes.axhline(mean, color=colour, linestyle="--", label=label)
     if level.interval is not None:
         axes.axhspan(*level.interval, color=colour, alpha=0.15, linewidth=0)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from analogize.calls import batch_call, device_of
 from analogize.errors import CalibrationError
+from analogize.model.calls import batch_call, device_of
 
 
 def recalibrate(model: nn.Module, data: Iterable[Any]) -> int:

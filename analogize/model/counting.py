@@ -28,11 +28,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from analogize import ops
-from analogize.calls import Call, example_call
-from analogize.copying import copied
 from analogize.errors import CaptureError
-from analogize.work import products
+from analogize.model.calls import Call, example_call
+from analogize.model.copying import copied
+from analogize.model.running import innermost
+from analogize.model.work import products
 
 aten = torch.ops.aten
 
@@ -232,8 +232,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> list[_Counted]:
         positions, macs = self._table[func]
         if any(self._kind(args[i]) == _STORED for i in positions):
-            region = ops.running[-1].region if ops.running else None
-            named = (region.name, region.index) if region is not None else (None, None)
+            place = innermost()
+            named = (None, None) if place is None else (place.name, place.index)
             entry = self._counts.setdefault((self.stack[-1], str(func), *named), [0, 0])
             return [_Counted(entry, macs(*args, out=result, **kwargs))]
         return []

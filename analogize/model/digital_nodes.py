@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from analogize.module import DigitalProduct
+from analogize.model.module import DigitalProduct
 
 
 def product_of(node: fx.Node, known: Mapping[str, DigitalProduct]) -> DigitalProduct | None:

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from analogize.expression import Expression
+from analogize.model.expression import Expression
 
 
 def stored_weight(model: nn.Module, path: str, expression: Expression | None = None) -> Tensor:

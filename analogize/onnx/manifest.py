@@ -10,9 +10,12 @@ are float32 values written in full, so that reading them back gives the same bit
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analogize.errors import ExportError
@@ -284,3 +287,12 @@ def json_schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of ``ai.analogize.manifest``."""
     schema = Manifest.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def digest(values: npt.NDArray[Any]) -> str:
+    """A fingerprint of a tensor's numbers, whatever type holds them; see ``WeightEntry.digest``."""
+    hashed = hashlib.blake2b(digest_size=16)
+    # In parts, because a float32 copy of a whole layer may be large.
+    for row in values if values.ndim > 1 else (values,):
+        hashed.update(np.ascontiguousarray(row, np.float32).tobytes())
+    return hashed.hexdigest()

@@ -21,8 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from analogize.crossbar.ops import AnalogOp
 from analogize.devices.slicing import digits_of
-from analogize.ops import AnalogOp
 from analogize.targets.spec import Cost
 
 FORMULA = "ADC conversions e_ADC + DAC conversions e_DAC + digital multiply-accumulates e_MAC"

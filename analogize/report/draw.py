@@ -18,12 +18,12 @@ from xml.sax.saxutils import escape, quoteattr
 
 from torch import fx, nn
 
-from analogize.digital_nodes import product_of
+from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import AnalogizeError, ExportError
-from analogize.module import AnalogModule
-from analogize.ops import AnalogOp
-from analogize.sheet import ARROW, HEIGHT, MARGIN, WIDTH, Sheet
-from analogize.summary import RegionRow, summary
+from analogize.model.digital_nodes import product_of
+from analogize.model.module import AnalogModule
+from analogize.report.region_rows import RegionRow, region_rows
+from analogize.report.sheet import ARROW, HEIGHT, MARGIN, WIDTH, Sheet
 
 _COLOURS = {  # fill, stroke
     "analog": ("#cfe8ff", "#1f6fb2"),
@@ -97,7 +97,7 @@ def _svg(model: AnalogModule) -> str:
 
 def _boxes(model: AnalogModule) -> dict[fx.Node, _Box]:
     """What to show of each node; weights and biases are part of their users."""
-    rows = {row.region.name: row for row in summary(model).rows}
+    rows = {row.region.name: row for row in region_rows(operators(model))}
     reasons = {} if model.report is None else {d.name: d for d in model.report.digital}
     boxes: dict[fx.Node, _Box] = {}
     for node in model.graph.nodes:

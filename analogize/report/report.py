@@ -13,21 +13,21 @@ from typing import Any
 
 from torch import nn
 
-from analogize import noise
-from analogize import report_sections as sections
-from analogize.converter_use import ConverterUse
-from analogize.decomposition import Decomposition
+from analogize.analysis.converter_use import ConverterUse
+from analogize.analysis.decomposition import Decomposition
+from analogize.analysis.information import Information
+from analogize.analysis.ranking import Sensitivity
+from analogize.crossbar import noise
+from analogize.crossbar.ops import operators
 from analogize.devices.times import describe
-from analogize.draw import draw
 from analogize.errors import ExportError
-from analogize.evaluation import Evaluation
-from analogize.information import Information
-from analogize.module import AnalogModule
-from analogize.ops import operators
-from analogize.ranking import Sensitivity
-from analogize.report_page import key_figures, page, paragraph, table
-from analogize.report_sections import measured
-from analogize.summary import Summary, summary
+from analogize.evaluation.evaluation import Evaluation
+from analogize.model.module import AnalogModule
+from analogize.report import report_sections as sections
+from analogize.report.draw import draw
+from analogize.report.report_page import key_figures, page, paragraph, table
+from analogize.report.report_sections import measured
+from analogize.report.summary import Summary, summary
 
 _PACKAGES = ("analogize", "torch", "numpy", "matplotlib")
 

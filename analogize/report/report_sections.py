@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analogize.analysis_plots import draw_chips, draw_sensitivity, draw_use
-from analogize.converter_use import ConverterUse
-from analogize.decomposition import Decomposition
+from analogize.analysis.analysis_plots import draw_chips, draw_sensitivity, draw_use
+from analogize.analysis.converter_use import ConverterUse
+from analogize.analysis.decomposition import Decomposition
+from analogize.analysis.information import Information
+from analogize.analysis.ranking import Sensitivity
 from analogize.devices.times import describe
-from analogize.estimate import Estimate
-from analogize.evaluation import Evaluation, Level
-from analogize.information import Information
-from analogize.ranking import Sensitivity
-from analogize.report_page import cards, figure, paragraph, table
+from analogize.evaluation.estimate import Estimate
+from analogize.evaluation.evaluation import Evaluation, Level
+from analogize.report.report_page import cards, figure, paragraph, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

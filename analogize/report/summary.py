@@ -11,39 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from analogize.array import WeightArray
-from analogize.converter import Converter
-from analogize.cost import Work, estimate
-from analogize.devices.tiles import count
+from analogize.crossbar.ops import operators
 from analogize.errors import AnalogizeError
-from analogize.module import DigitalProduct, Report
-from analogize.ops import AnalogOp, operators
-from analogize.region import Region
-
-
-@dataclass(frozen=True)
-class RegionRow:
-    """One analog region as the summary shows it.
-
-    Attributes:
-        region: name, operator, shapes and work.
-        weights: bits and range of the weights.
-        dac: bits and range of the input converter.
-        adc: bits and range of the output converter.
-        noise: the noise models, in words.
-        tiles: crossbar tiles the weight matrix occupies, or None without an array size.
-        utilization: share of those tiles' cells that hold a weight, or None.
-        shares_array_with: name of the region that owns the array, or None if this one does.
-    """
-
-    region: Region
-    weights: str
-    dac: str
-    adc: str
-    noise: str
-    tiles: int | None
-    utilization: float | None
-    shares_array_with: str | None
+from analogize.model.module import DigitalProduct, Report
+from analogize.report.cost import Work, estimate
+from analogize.report.region_rows import RegionRow, region_rows
 
 
 @dataclass(frozen=True)
@@ -95,8 +67,8 @@ class Summary:
         return f"converted {self.converted_share:.2%} of multiply-accumulates; left digital: {left}"
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
-        """Draw the graph as an SVG, analog regions in colour; see ``analogize.draw``."""
-        from analogize.draw import draw
+        """Draw the graph as an SVG, analog regions in colour; see ``analogize.report.draw``."""
+        from analogize.report.draw import draw
 
         return draw(self.model, path)
 
@@ -167,9 +139,8 @@ def summary(model: nn.Module) -> Summary:
         raise AnalogizeError(
             f"{type(model).__name__} was not rewritten by analogize(); there is nothing to sum up"
         )
-    owners: dict[int, str] = {}
     ops = operators(model)
-    rows = tuple(_row(op, owners) for op in ops)
+    rows = region_rows(ops)
     owned = [row.tiles for row in rows if row.shares_array_with is None]
     known = [count for count in owned if count is not None]
     tiles = sum(known) if known and len(known) == len(owned) else None
@@ -183,50 +154,6 @@ def summary(model: nn.Module) -> Summary:
         report.declined,
         estimate(ops, tiles, report.total_macs),
     )
-
-
-def _row(op: AnalogOp, owners: dict[int, str]) -> RegionRow:
-    owner = owners.setdefault(id(op.array), op.region.name)
-    tiles, utilization = _tiling(op)
-    return RegionRow(
-        region=op.region,
-        weights=_weights(op.array),
-        dac=_converter(op.dac),
-        adc=_converter(op.adc),
-        noise=" + ".join(map(str, op.array.noise)) or "none",
-        tiles=tiles,
-        utilization=utilization,
-        shares_array_with=None if owner == op.region.name else owner,
-    )
-
-
-def _tiling(op: AnalogOp) -> tuple[int | None, float | None]:
-    size = op.tile_size
-    if size is None:
-        return None, None
-    groups, rows, columns = op.product.matrix(op.array.shape)
-    tiles = count(op.product, op.array.shape, size.rows, size.cols) * op.array.cells_a_weight
-    held = groups * rows * columns * op.array.cells_a_weight
-    return tiles, held / (tiles * size.rows * size.cols)
-
-
-def _weights(array: WeightArray) -> str:
-    if not array.clips:
-        return "as they are"
-    bits = "" if array.bits is None else f"{array.bits} b "
-    if array.range.ndim > 1:
-        return f"{bits}{array.range.shape[1]} channels"
-    low, high = array.range.tolist()
-    return f"{bits}[{low:.3g}, {high:.3g}]"
-
-
-def _converter(converter: Converter) -> str:
-    if converter.bits is None:
-        return "-"
-    if converter.scale is None:
-        return f"{converter.bits} b, uncalibrated"
-    low, high = converter.range.tolist()
-    return f"{converter.bits} b [{low:.3g}, {high:.3g}]"
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

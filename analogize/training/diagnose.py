@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from analogize.calls import Call
-from analogize.ops import AnalogOp
+from analogize.crossbar.ops import AnalogOp
+from analogize.model.calls import Call
 
 
 @torch.no_grad()

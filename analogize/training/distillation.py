@@ -12,17 +12,18 @@ from torch import Tensor, distributed, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from analogize.calls import Call, batch_call, device_of
-from analogize.chip import clip_weights, noise_level, noise_mode, program
-from analogize.diagnose import first_non_finite
+from analogize.crossbar.chip import clip_weights, noise_level, noise_mode, program
+from analogize.crossbar.digest import target_digest
+from analogize.crossbar.noise import level
+from analogize.crossbar.ops import operators
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import TrainingError
-from analogize.fingerprint import chip_seed, target_digest
-from analogize.loss import check_settings, distillation_loss
-from analogize.noise import level
-from analogize.ops import operators
-from analogize.reseed import reseed, step_normal
-from analogize.sharding import drop_copies, has_shards, shard
-from analogize.training_noise import TrainingNoise
+from analogize.model.calls import Call, batch_call, device_of
+from analogize.model.sharding import drop_copies, has_shards, shard
+from analogize.training.diagnose import first_non_finite
+from analogize.training.loss import check_settings, distillation_loss
+from analogize.training.reseed import reseed, step_normal
+from analogize.training.training_noise import TrainingNoise
 
 Loss = Callable[[Any, Any, Any], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]

@@ -17,13 +17,13 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from analogize.api import analogize
-from analogize.calls import device_of
-from analogize.chip import clip_weights
-from analogize.distillation import Distillation, Loss, MakeOptimizer, MakeScheduler
+from analogize.crossbar.chip import clip_weights
+from analogize.crossbar.ops import operators
 from analogize.errors import TrainingError
-from analogize.ops import operators
+from analogize.model.calls import device_of
 from analogize.targets.spec import Target
-from analogize.training_noise import TrainingNoise
+from analogize.training.distillation import Distillation, Loss, MakeOptimizer, MakeScheduler
+from analogize.training.training_noise import TrainingNoise
 
 Model = TypeVar("Model", bound=nn.Module)
 

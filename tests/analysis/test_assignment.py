@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from analogize import analogize, evaluate, regions
+from analogize.analysis.assignment_search import settled, subsets, upper_bound
+from analogize.analysis.drops import Drops, digital_regions, estimated
 from analogize.analyze import assign
-from analogize.assignment_search import settled, subsets, upper_bound
-from analogize.drops import Drops, digital_regions, estimated
+from analogize.crossbar.ops import operators
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.fingerprint import chip_seed
-from analogize.ops import operators
 from analogize.targets.spec import FixedSNRNoise, Target
 
 LOUD = Target(name="loud", noise=(FixedSNRNoise(ratio=0.8),))
@@ -42,7 +42,7 @@ def trained():
 def test_the_budget_holds_on_fresh_chips(trained, exhaustive, monkeypatch, tmp_path: Path) -> None:
     model, data = trained
     if not exhaustive:
-        monkeypatch.setattr("analogize.assignment._EXHAUSTIVE", 0)
+        monkeypatch.setattr("analogize.analysis.assignment._EXHAUSTIVE", 0)
     found = assign(model, data, LOUD, max_drop=0.1, instances=20)
     assert found.optimal == exhaustive
     assert found.bound <= 0.1
@@ -154,7 +154,7 @@ def test_without_noise_one_pass_stands_for_all_chips(trained) -> None:
 def test_a_greedy_search_costs_less_than_every_chip_of_every_candidate(
     trained, monkeypatch
 ) -> None:
-    monkeypatch.setattr("analogize.assignment._EXHAUSTIVE", 0)
+    monkeypatch.setattr("analogize.analysis.assignment._EXHAUSTIVE", 0)
     found = assign(*trained, LOUD, max_drop=0.1, instances=10, screening=40)
     # The baseline, the tests, and screenings of which only those near the budget take 40 chips.
     screened = found.passes - 1 - 10 * found.tested

@@ -9,9 +9,9 @@ from scipy import stats
 from torch import nn
 
 from analogize import analogize
+from analogize.analysis.assignment_search import upper_bound
 from analogize.analyze import compare
-from analogize.assignment_search import upper_bound
-from analogize.evaluation import stein_count, stein_interval
+from analogize.evaluation.intervals import stein_count, stein_interval
 from analogize.targets.spec import FixedSNRNoise, Target
 
 RUNS = 1000

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from analogize import analogize, noise_level, program
+from analogize.analysis.chip_outputs import identity
 from analogize.analyze import Decomposition, bias_variance
-from analogize.chip_outputs import identity
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.fingerprint import chip_seed
-from analogize.module import AnalogModule
+from analogize.model.module import AnalogModule
 from analogize.targets.spec import FixedSNRNoise, Target
 
 TARGET = Target(name="fixed_snr", noise=(FixedSNRNoise(ratio=0.5),))
@@ -100,7 +100,7 @@ def test_parts_of_the_data_add_up(classes, monkeypatch: pytest.MonkeyPatch) -> N
     torch.manual_seed(4)
     model = rewritten(nn.Linear(6, 3))
     whole = bias_variance(model, classes, eta=0.5, instances=4)
-    monkeypatch.setattr("analogize.chip_outputs._CAPACITY", 1)
+    monkeypatch.setattr("analogize.analysis.chip_outputs._CAPACITY", 1)
     parts = bias_variance(model, classes, eta=0.5, instances=4)
     for a, b in zip(whole.to_rows()[0].values(), parts.to_rows()[0].values(), strict=True):
         assert a == pytest.approx(b, rel=1e-9)

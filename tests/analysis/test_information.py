@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from analogize import analogize
+from analogize.analysis.chip_outputs import identity
+from analogize.analysis.entropy import binned_information, entropy, grassberger, plug_in
+from analogize.analysis.information import take, to_cells
+from analogize.analysis.neighbours import local_information
 from analogize.analyze import Information, mutual_information
-from analogize.chip_outputs import identity
-from analogize.entropy import binned_information, entropy, grassberger, plug_in
 from analogize.errors import EvaluationError
-from analogize.information import take, to_cells
-from analogize.neighbours import local_information
 from analogize.targets.spec import FixedSNRNoise, Target
 
 

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from analogize import analogize, noise_mode, program
+from analogize.analysis.ranking import curvature_costs, only_noisy
 from analogize.analyze import Sensitivity, sensitivity
+from analogize.crossbar.ops import operators
 from analogize.errors import EvaluationError
-from analogize.ops import operators
-from analogize.ranking import curvature_costs, only_noisy
 from analogize.targets.noise import ReadNoise
 from analogize.targets.spec import (
     AbsMaxRange,

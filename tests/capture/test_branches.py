@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import analogize, census, noise_mode, program, summary
-from analogize.capture import capture
+from analogize.capture.capture import capture
 from analogize.errors import CaptureError
 from analogize.passes.verify import require_equal
 from analogize.targets.spec import Target

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.overrides import wrap_torch_function
 
 from analogize import analogize, program, regions, summary
-from analogize.counting import census
+from analogize.capture import composites as operators
+from analogize.capture import intercept
 from analogize.errors import CaptureError
-from analogize.frontends import intercept, operators
+from analogize.model.counting import census
 from analogize.passes.verify import require_equal
 from analogize.targets.spec import Converter, FixedRange, Target
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from analogize import analogize, calibrate, clip_weights, noise_mode, program
-from analogize.chip import regions
+from analogize.crossbar.chip import regions
+from analogize.crossbar.ops import operators
 from analogize.errors import CalibrationError
-from analogize.ops import operators
 from analogize.targets.spec import StdRange, Target, Weights
 
 

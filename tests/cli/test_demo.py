@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from analogize import Evaluation
 from analogize.cli import app
-from analogize.demo import CONTROL, ETAS, NOISY, UNTOUCHED
+from analogize.demo.demo import CONTROL, ETAS, NOISY, UNTOUCHED
 from analogize.models import DigitsNet
 
 

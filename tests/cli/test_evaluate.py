@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from analogize import analogize
 from analogize.cli import app
 from analogize.data import load_dataset
-from analogize.evaluation import Evaluation
+from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.montecarlo import evaluate
 from analogize.models import DigitsNet
-from analogize.montecarlo import evaluate
 
 NET = "analogize.models:DigitsNet"
 

@@ -11,11 +11,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from analogize import analogize, evaluate
+from analogize.analysis.converter_use import converter_use
 from analogize.cli import app
-from analogize.converter_use import converter_use
 from analogize.errors import ExportError
 from analogize.models import DigitsNet
-from analogize.report import write_report
+from analogize.report.report import write_report
 
 HEADINGS = [
     "Summary",

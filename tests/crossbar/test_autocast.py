@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import analogize, evaluate
+from analogize.analysis.drops import Drops
 from analogize.analyze import bias_variance, sensitivity
-from analogize.calibrate import calibrate
-from analogize.drops import Drops
-from analogize.ops import bypassed, operators
+from analogize.crossbar.calibrate import calibrate
+from analogize.crossbar.ops import bypassed, operators
 
 TARGETS = ["ideal", "pcm_4bit", "paper_resnet32", "pcm_joshi2020", "reram_wan2022"]
 Batches = list[tuple[Tensor, Tensor]]

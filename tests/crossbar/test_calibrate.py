@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from analogize import Target, analogize, calibrate
-from analogize.calibrate import Sample
+from analogize.crossbar.calibrate import Sample
+from analogize.crossbar.ops import operators
 from analogize.errors import CalibrationError
-from analogize.ops import operators
 
 Make = Callable[..., Target]
 

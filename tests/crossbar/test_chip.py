@@ -22,9 +22,9 @@ from analogize import (
     program,
     regions,
 )
+from analogize.crossbar.ops import operators
 from analogize.errors import ChipError
-from analogize.module import AnalogModule
-from analogize.ops import operators
+from analogize.model.module import AnalogModule
 
 Make = Callable[..., Target]
 
@@ -91,7 +91,7 @@ def test_the_order_of_layers_does_not_matter() -> None:
 def test_another_process_makes_the_same_chip() -> None:
     code = (
         "import torch, io, sys; from torch import nn; from analogize import analogize, program\n"
-        "from analogize.ops import operators\n"
+        "from analogize.crossbar.ops import operators\n"
         "torch.manual_seed(5); torch.rand(3)\n"
         "m = nn.Sequential(nn.Linear(3, 2, bias=False))\n"
         "with torch.no_grad(): m[0].weight.copy_(torch.arange(6.).view(2, 3))\n"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analogize import noise
+from analogize.crossbar import noise
 from analogize.targets.spec import FixedSNRNoise, GaussianNoise
 
 COUNT = 200_000

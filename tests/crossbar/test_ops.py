@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import Target, analogize, noise_mode, program
+from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import CalibrationError
-from analogize.ops import AnalogOp, operators
 
 Make = Callable[..., Target]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from analogize import analogize, noise_mode, program, summary
-from analogize.ops import AnalogOp, operators
+from analogize.crossbar.ops import AnalogOp, operators
 from analogize.targets.spec import Target
 
 FULL = {"bits": 16, "range": {"kind": "full"}}

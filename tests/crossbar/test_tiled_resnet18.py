@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from torchvision.models import resnet18
 
 from analogize import analogize, program
+from analogize.crossbar.ops import operators
 from analogize.devices.tiles import Piece, pieces
-from analogize.ops import operators
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from analogize.data import (
+from analogize.demo.data import (
     CIFAR10,
     DIGITS,
     ImageTensors,

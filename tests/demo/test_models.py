@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from analogize.models import (
+from analogize.demo.models import (
     CaffeLeNet,
     DigitsNet,
     LeNet5,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from analogize import analogize, noise_level, noise_mode, program
+from analogize.crossbar.ops import operators
 from analogize.devices.reading import squared_norm
 from analogize.errors import ChipError, TargetError
-from analogize.ops import operators
 from analogize.product import Convolution, Linear, Product
 from analogize.targets.spec import Target
 

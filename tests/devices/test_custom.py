@@ -8,9 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from analogize import analogize, program
+from analogize.crossbar.ops import operators
 from analogize.devices.custom import resolve
 from analogize.errors import TargetError
-from analogize.ops import operators
 from analogize.targets import load_target
 
 MODULE = """

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from analogize import analogize, program
+from analogize.crossbar.ops import operators
 from analogize.devices.cells import Reading, simulate
 from analogize.devices.random import Draws
-from analogize.ops import operators
 from analogize.targets.conductance import Conductance
 from analogize.targets.noise import NoiseModel
 from analogize.targets.spec import Target

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from analogize import analogize, evaluate, noise_mode, program, summary
+from analogize.crossbar.ops import operators
 from analogize.devices.wires import Layout, ir_drop
 from analogize.errors import ChipError
-from analogize.ops import operators
 from analogize.product import BatchedLinear, Convolution, Linear, Product
 from analogize.targets.spec import Target
 

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from analogize import Target, analogize
 from analogize.errors import CalibrationError, ChipError, EvaluationError
-from analogize.montecarlo import evaluate
+from analogize.evaluation.montecarlo import evaluate
 
 Batches = list[tuple[Tensor, Tensor]]
 MakeTarget = Callable[..., Target]

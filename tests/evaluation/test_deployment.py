@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from analogize import analogize, evaluate
+from analogize.crossbar.ops import operators
 from analogize.errors import ChipError, EvaluationError
-from analogize.evaluation import Evaluation
-from analogize.ops import operators
+from analogize.evaluation.evaluation import Evaluation
 
 Batches = list[tuple[Tensor, Tensor]]
 

@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation, Fingerprint, Level, t_interval
-from analogize.plot import check_figure_path
+from analogize.evaluation.evaluation import Evaluation, Level
+from analogize.evaluation.fingerprint import Fingerprint
+from analogize.evaluation.intervals import t_interval
+from analogize.evaluation.plot import check_figure_path
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 scores = st.lists(st.integers(-(10**9), 10**9).map(lambda k: k / 1000), min_size=2, max_size=20)

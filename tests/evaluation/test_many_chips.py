@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import analogize, evaluate, noise_level, program
+from analogize.crossbar.ops import operators
+from analogize.demo.models import DigitsNet
 from analogize.errors import ChipError, EvaluationError
-from analogize.many_chips import program_many, run_many
-from analogize.models import DigitsNet
-from analogize.ops import operators
+from analogize.evaluation.many_chips import program_many, run_many
 from analogize.targets.spec import FixedSNRNoise, Target
 
 SEEDS = [3, 1, 4, 15]

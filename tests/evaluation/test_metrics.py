@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score
 
 from analogize.errors import EvaluationError
-from analogize.metrics import Score, make_score
+from analogize.evaluation.metrics import Score, make_score
 
 CPU = torch.device("cpu")
 

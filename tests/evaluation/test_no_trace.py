@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from analogize import Target, noise_mode, program
+from analogize.crossbar.ops import operators
 from analogize.errors import ChipError
-from analogize.montecarlo import evaluate
-from analogize.ops import operators
+from analogize.evaluation.montecarlo import evaluate
 
 Batches = list[tuple[Tensor, Tensor]]
 MakeTarget = Callable[..., Target]

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from analogize import analogize, evaluate
+from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation, stein_count, stein_interval
-from analogize.fingerprint import chip_seed
+from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.intervals import stein_count, stein_interval
 from analogize.targets.spec import FixedSNRNoise, Target
 
 RUNS = 1000

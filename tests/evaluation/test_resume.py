@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from analogize import Target, analogize
 from analogize.errors import EvaluationError
-from analogize.evaluation import Evaluation
-from analogize.montecarlo import evaluate
+from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.montecarlo import evaluate
 
 Batches = list[tuple[Tensor, Tensor]]
 MakeTarget = Callable[..., Target]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from analogize import Target, analogize, noise_level, program
-from analogize.fingerprint import chip_seed
-from analogize.montecarlo import evaluate
+from analogize.crossbar.seeds import chip_seed
+from analogize.evaluation.montecarlo import evaluate
 
 Batches = list[tuple[Tensor, Tensor]]
 MakeTarget = Callable[..., Target]
@@ -44,7 +44,8 @@ def test_values_are_those_of_a_loop_by_hand(analog: nn.Module, batches: Batches)
 
 def test_seeds_are_the_same_in_another_process() -> None:
     code = (
-        "from analogize.fingerprint import chip_seed; print(*[chip_seed(5, k) for k in range(3)])"
+        "from analogize.crossbar.seeds import chip_seed\n"
+        "print(*[chip_seed(5, k) for k in range(3)])"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.split() == [str(chip_seed(5, k)) for k in range(3)]

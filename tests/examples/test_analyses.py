@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from analogize import analogize, regions
-from analogize.models import LeNet5
+from analogize.demo.models import LeNet5
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

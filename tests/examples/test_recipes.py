@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analogize.models import cifar_resnet18_v2
+from analogize.demo.models import cifar_resnet18_v2
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

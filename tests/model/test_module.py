@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from analogize import analogize, summary
-from analogize.capture import capture
+from analogize.capture.capture import capture
+from analogize.capture.pipeline import run
 from analogize.errors import AnalogizeError, CaptureError, PassError
-from analogize.pipeline import run
 from analogize.targets import load_target
 
 

@@ -16,13 +16,13 @@ from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 
 from analogize import analogize, noise_mode, program, regions
+from analogize.demo.models import DigitsNet
 from analogize.errors import CalibrationError, ChipError, ExportError
-from analogize.export import export_onnx
-from analogize.models import DigitsNet
-from analogize.module import AnalogModule
-from analogize.onnx.load import load_onnx
+from analogize.model.module import AnalogModule
 from analogize.onnx.manifest import MANIFEST_KEY, Manifest, json_schema
-from analogize.onnx.read import read_regions
+from analogize.onnx.reading.load import load_onnx
+from analogize.onnx.reading.read import read_regions
+from analogize.onnx.writing.export import export_onnx
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 

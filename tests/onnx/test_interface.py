@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from analogize import analogize, export_onnx, load_onnx, noise_mode, read_regions
+from analogize.demo.models import DigitsNet
 from analogize.errors import ExportError
-from analogize.models import DigitsNet
 from analogize.onnx.manifest import MANIFEST_KEY, SCHEMA_KEY, Manifest
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from analogize import analogize, noise_mode, regions, summary
+from analogize.demo.models import DigitsNet
 from analogize.errors import ExportError
-from analogize.export import export_onnx
-from analogize.models import DigitsNet
-from analogize.onnx.load import load_onnx
+from analogize.onnx.reading.load import load_onnx
+from analogize.onnx.writing.export import export_onnx
 
 
 class Residual(nn.Module):

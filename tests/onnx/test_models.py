@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import analogize, export_onnx, load_onnx, noise_mode, read_regions, regions
-from analogize.chip import weight_of
+from analogize.crossbar.chip import weight_of
+from analogize.crossbar.ops import operators
 from analogize.onnx.manifest import Manifest
-from analogize.ops import operators
 
 
 class Block(nn.Module):

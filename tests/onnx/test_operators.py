@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 from analogize.errors import ExportError
-from analogize.onnx.operators import OPERATORS, bind, run
+from analogize.onnx.reading.kernels import OPERATORS, bind, run
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 6, 6)).astype(np.float32)

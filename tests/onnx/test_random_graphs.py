@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from analogize import analogize, export_onnx, load_onnx, noise_mode, read_regions, regions
-from analogize.module import AnalogModule
+from analogize.crossbar.ops import operators
+from analogize.model.module import AnalogModule
 from analogize.onnx.manifest import Form
-from analogize.ops import operators
 from analogize.targets.spec import (
     Array,
     Converter,

@@ -22,7 +22,7 @@ from analogize import (
     regions,
 )
 from analogize.errors import ExportError
-from analogize.module import AnalogModule
+from analogize.model.module import AnalogModule
 from analogize.targets import load_target
 from analogize.targets.spec import GaussianNoise, Target
 
@@ -218,7 +218,7 @@ def test_noise_that_no_graph_can_draw_is_refused(path: Path) -> None:
     for name, model in (("pcm_joshi2020", "programming"), ("reram_wan2022", "relaxation")):
         with pytest.raises(ExportError, match=f"'{model}' acts on the conductances .* one chip"):
             export_onnx(rewritten(tiled(name)), path, x, noise="runtime")
-    custom = {"model": "custom", "function": "analogize.noise:fixed_snr"}
+    custom = {"model": "custom", "function": "analogize.crossbar.noise:fixed_snr"}
     with pytest.raises(ExportError, match="'custom' is a Python function"):
         export_onnx(rewritten(tiled("pcm_8bit", noise=[custom])), path, x, noise="runtime")
     assert not path.exists()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import fx, nn
 
-from analogize.capture import capture
-from analogize.ops import bypassed
-from analogize.pipeline import Pass, run
+from analogize.capture.capture import capture
+from analogize.capture.pipeline import Pass, run
+from analogize.crossbar.ops import bypassed
 from analogize.targets import load_target
 
 CheckPass = Callable[..., fx.GraphModule]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analogize.ops import operators
+from analogize.crossbar.ops import operators
 from analogize.passes import PIPELINE
 from analogize.passes.lower import lower
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from analogize import analogize, summary
-from analogize.draw import draw
+from analogize.demo.models import DigitsNet, cifar_resnet32
 from analogize.errors import AnalogizeError, ExportError
-from analogize.models import DigitsNet, cifar_resnet32
+from analogize.report.draw import draw
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from analogize import analogize, program
+from analogize.crossbar.ops import operators
 from analogize.devices.curves import evaluate
 from analogize.errors import ChipError
-from analogize.ops import operators
 from analogize.targets import load_target, names
 from analogize.targets.load import sources
 from analogize.targets.noise import DriftNoise, OneOverFNoise, ProgrammingNoise, RelaxationNoise

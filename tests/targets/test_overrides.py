@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import analogize, noise_mode, summary
+from analogize.crossbar.ops import operators
 from analogize.errors import PassError, TargetError
-from analogize.ops import operators
 from analogize.targets import load_target
 from analogize.targets.overrides import settings_of
 from analogize.targets.spec import PercentileRange, Target

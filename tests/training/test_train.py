@@ -22,8 +22,8 @@ from analogize import (
     distill,
     train_robust,
 )
+from analogize.crossbar.ops import operators
 from analogize.errors import TrainingError
-from analogize.ops import operators
 
 # Lightning's own: it compares tree specifications in a way that newer torch deprecates, and points
 # out that data in memory could be loaded by workers.
@@ -191,7 +191,7 @@ def inside(model: nn.Module) -> bool:
 
 
 def on_edges(model: nn.Module) -> list[tuple[Tensor, float]]:
-    from analogize.chip import weight_of
+    from analogize.crossbar.chip import weight_of
 
     return [(weight_of(model, op), op.array.limits[1]) for op in operators(model)]  # type: ignore[index]
 

@@ -14,7 +14,7 @@ import lightning as L, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from analogize import analogize, clip_weights, distill
-from analogize.ops import operators
+from analogize.crossbar.ops import operators
 
 out = sys.argv[1]
 

@@ -12,8 +12,7 @@ from onnx import numpy_helper
 
 from analogize.devices.slicing import combine
 from analogize.errors import ExportError
-from analogize.onnx.manifest import RegionEntry, WeightEntry
-from analogize.onnx.storage import digest
+from analogize.onnx.manifest import RegionEntry, WeightEntry, digest
 
 
 def find_weight(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analogize.errors import ExportError
-from analogize.onnx import shaping, windows
+from analogize.onnx.reading import shaping, windows
 
 _DTYPES = {
     1: torch.float32,

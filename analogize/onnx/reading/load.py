@@ -16,17 +16,22 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 
-from analogize.array import WeightArray
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.ops import AnalogOp, NoiseMode
+from analogize.crossbar.region import Region
 from analogize.errors import ExportError
-from analogize.module import AnalogModule, DigitalProduct, Report
-from analogize.onnx.decode import decode, find_weight, require_same_scales, require_unchanged
+from analogize.model.module import AnalogModule, DigitalProduct, Report
 from analogize.onnx.manifest import CallEntry, Manifest, RegionEntry
-from analogize.onnx.operators import bind, run
-from analogize.onnx.read import load_model, read_manifest
-from analogize.onnx.settings import product_of, target_of
-from analogize.ops import AnalogOp, NoiseMode
+from analogize.onnx.reading.decode import (
+    decode,
+    find_weight,
+    require_same_scales,
+    require_unchanged,
+)
+from analogize.onnx.reading.kernels import bind, run
+from analogize.onnx.reading.read import load_model, read_manifest
+from analogize.onnx.reading.settings import product_of, target_of
 from analogize.product import Product
-from analogize.region import Region
 from analogize.targets import spec
 
 _MODES: dict[str, NoiseMode] = {"none": "off", "runtime": "fresh", "programmed": "programmed"}

@@ -24,8 +24,13 @@ import onnx
 from onnx import numpy_helper
 
 from analogize.errors import ExportError
-from analogize.onnx.decode import decode, find_weight, require_same_scales, require_unchanged
 from analogize.onnx.manifest import DOMAIN, REGION_KEY, Manifest, RegionEntry, parse
+from analogize.onnx.reading.decode import (
+    decode,
+    find_weight,
+    require_same_scales,
+    require_unchanged,
+)
 
 Sign = Literal["node metadata", "call node", "node name", "weight name"]
 _NAME = re.compile(r"^(?P<id>.+?)(?:@\d+)?/(?:dac|weight|noise|mac|adc|sum)(?:/.*)?$")

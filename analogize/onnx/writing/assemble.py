@@ -10,11 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from analogize.module import DigitalProduct
-from analogize.onnx.body import Body
-from analogize.onnx.describe import entry
-from analogize.onnx.emit import emit
-from analogize.onnx.exact import doubts, promise
+from analogize.model.module import DigitalProduct
 from analogize.onnx.manifest import (
     DOMAIN,
     LAYER_KEY,
@@ -27,9 +23,13 @@ from analogize.onnx.manifest import (
     Form,
     Manifest,
 )
-from analogize.onnx.placeholder import PLACEHOLDER
-from analogize.onnx.plan import RegionPlan
-from analogize.onnx.trace import Traced
+from analogize.onnx.writing.body import Body
+from analogize.onnx.writing.describe import entry
+from analogize.onnx.writing.emit import emit
+from analogize.onnx.writing.exact import doubts, promise
+from analogize.onnx.writing.placeholder import PLACEHOLDER
+from analogize.onnx.writing.plan import RegionPlan
+from analogize.onnx.writing.trace import Traced
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analogize.converter import Converter
+from analogize.crossbar.converter import Converter
+from analogize.crossbar.ops import AnalogOp
 from analogize.devices.tiles import count
 from analogize.onnx import manifest
-from analogize.onnx.plan import RegionPlan
-from analogize.onnx.storage import digest
-from analogize.ops import AnalogOp
+from analogize.onnx.manifest import digest
+from analogize.onnx.writing.plan import RegionPlan
 from analogize.product import BatchedLinear, Convolution
 from analogize.targets.spec import FixedSNRNoise, GaussianNoise
 

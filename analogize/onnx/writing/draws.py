@@ -1,7 +1,7 @@
 """Noise that the graph draws at every run: of weights, and of products.
 
-Weights (noise.py): ``w + sigma N(0, 1)``. Products (devices/reading.py): ``acc + sqrt(product(x^2,
-v) + output^2) N(0, 1)`` with v the variance of each weight.
+Weights (crossbar/noise.py): ``w + sigma N(0, 1)``. Products (devices/reading.py):
+``acc + sqrt(product(x^2, v) + output^2) N(0, 1)`` with v the variance of each weight.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from analogize.devices.reading import Disturbance
-from analogize.onnx.body import Array, Body, array
-from analogize.onnx.plan import RegionPlan
-from analogize.onnx.stages import multiply
+from analogize.onnx.writing.body import Array, Body, array
+from analogize.onnx.writing.plan import RegionPlan
+from analogize.onnx.writing.stages import multiply
 from analogize.product import Product
 
 _FLOAT = int(ir.DataType.FLOAT)

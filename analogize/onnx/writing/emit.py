@@ -1,6 +1,6 @@
 """One analog call as standard ONNX operators.
 
-In codes, as torch computes it (crossbar.py)::
+In codes, as torch computes it (arithmetic.py)::
 
     x -> QuantizeLinear(s_x, z_x) -> DequantizeLinear(1, z_x) -> Conv/MatMul -> Div(step)
       -> QuantizeLinear(1, z_y) -> DequantizeLinear(1, z_y) -> Mul(s_y)
@@ -9,7 +9,7 @@ Every scale but s_x is 1 and the division stands apart, so that onnxruntime's QD
 multiply by the reciprocal of the step and requantize constant float weights on their own, find no
 pattern: this is what makes outputs equal torch's bit for bit. The ``qdq`` arithmetic invites them
 instead, and ``integer`` multiplies integers explicitly. Tiles that convert their own sums (see
-tiled.py) are always computed in ``float``.
+tile_sums.py) are always computed in ``float``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from analogize.onnx.body import Body, array
-from analogize.onnx.draws import noisy_product, noisy_weights
 from analogize.onnx.manifest import Arithmetic
-from analogize.onnx.plan import RegionPlan
-from analogize.onnx.stages import (
+from analogize.onnx.writing.body import Body, array
+from analogize.onnx.writing.draws import noisy_product, noisy_weights
+from analogize.onnx.writing.plan import RegionPlan
+from analogize.onnx.writing.stages import (
     adc_codes,
     compensate,
     conv_attributes,
@@ -33,7 +33,7 @@ from analogize.onnx.stages import (
     rescale,
     weights,
 )
-from analogize.onnx.tiled import tiled_sum
+from analogize.onnx.writing.tile_sums import tiled_sum
 from analogize.product import Convolution
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from analogize.onnx.manifest import REGION_KEY, Arithmetic, Promise
-from analogize.onnx.noise import products_are_noisy
-from analogize.onnx.plan import RegionPlan
+from analogize.onnx.writing.plan import RegionPlan
+from analogize.onnx.writing.runtime_noise import products_are_noisy
 
 # Float32 holds every integer up to this.
 _EXACT_SUMS = 2**24

@@ -16,17 +16,17 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from analogize.calls import Call, example_call
+from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.ops import operators as all_operators
 from analogize.errors import ExportError
-from analogize.module import AnalogModule, Report
-from analogize.onnx.assemble import assemble
+from analogize.model.calls import Call, example_call
+from analogize.model.module import AnalogModule, Report
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
-from analogize.onnx.plan import NoiseKind, plan_regions
-from analogize.onnx.storage import WeightStorage
-from analogize.onnx.trace import trace
-from analogize.onnx.write import EXTERNAL_ABOVE, require_place, write
-from analogize.ops import AnalogOp
-from analogize.ops import operators as all_operators
+from analogize.onnx.writing.assemble import assemble
+from analogize.onnx.writing.plan import NoiseKind, plan_regions
+from analogize.onnx.writing.storage import WeightStorage
+from analogize.onnx.writing.trace import trace
+from analogize.onnx.writing.write import EXTERNAL_ABOVE, require_place, write
 
 _OPSETS = range(21, 24)
 

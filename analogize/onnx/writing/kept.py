@@ -13,16 +13,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from analogize.crossbar.ops import AnalogOp
 from analogize.errors import ExportError
-from analogize.module import Report
-from analogize.onnx.placeholder import (
+from analogize.model.module import Report
+from analogize.onnx.writing.placeholder import (
     Placeholder,
     ScaleShift,
     is_stock_batchnorm,
     scale_shift,
 )
-from analogize.onnx.prepare import Prepared
-from analogize.ops import AnalogOp
+from analogize.onnx.writing.prepare import Prepared
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analogize.crossbar.ops import AnalogOp
 from analogize.onnx.manifest import DOMAIN
-from analogize.ops import AnalogOp
 from analogize.product import BatchedLinear, Linear, Product
 
 PLACEHOLDER = "AnalogCall"

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from analogize.chip import weight_of
+from analogize.crossbar.chip import weight_of
+from analogize.crossbar.ops import AnalogOp
 from analogize.errors import CalibrationError, ExportError
-from analogize.onnx.body import Array
-from analogize.onnx.noise import RuntimeNoise, plan_noise
-from analogize.onnx.storage import Stored, WeightStorage, store
-from analogize.ops import AnalogOp
+from analogize.onnx.writing.body import Array
+from analogize.onnx.writing.runtime_noise import RuntimeNoise, plan_noise
+from analogize.onnx.writing.storage import Stored, WeightStorage, store
 from analogize.product import per_channel
 
 _CHANNELS_AT_ONCE = 1024

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from analogize.capture import GUARDS
-from analogize.digital_nodes import product_of
-from analogize.module import AnalogModule, DigitalProduct
-from analogize.onnx.placeholder import Placeholder, ScaleShift, is_stock_batchnorm
-from analogize.ops import AnalogOp
+from analogize.capture.capture import GUARDS
+from analogize.crossbar.ops import AnalogOp
+from analogize.model.digital_nodes import product_of
+from analogize.model.module import AnalogModule, DigitalProduct
+from analogize.onnx.writing.placeholder import Placeholder, ScaleShift, is_stock_batchnorm
 
 _SCOPE = "analogize_digital_"
 _WRAPPER = "analogize_"

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analogize import noise as noise_models
+from analogize.crossbar import noise as noise_models
+from analogize.crossbar.ops import AnalogOp
 from analogize.devices.reading import Disturbance
 from analogize.errors import ExportError
-from analogize.onnx.body import Array, array
-from analogize.ops import AnalogOp
+from analogize.onnx.writing.body import Array, array
 from analogize.targets.noise import (
     FixedSNRNoise,
     GaussianNoise,

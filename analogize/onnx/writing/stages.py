@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from analogize.onnx.body import ONE, Array, Body, array
-from analogize.onnx.plan import RegionPlan
+from analogize.onnx.writing.body import ONE, Array, Body, array
+from analogize.onnx.writing.plan import RegionPlan
 from analogize.product import Convolution
 
 _UNSIGNED: dict[int, Any] = {4: ml_dtypes.uint4, 8: np.uint8, 16: np.uint16}

@@ -6,7 +6,6 @@ VNNI, onnxruntime's signed kernels saturate their 16-bit intermediate sums, its 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from analogize.ops import AnalogOp
+from analogize.crossbar.ops import AnalogOp
 from analogize.product import BatchedLinear, Convolution
 
 WeightStorage = Literal["auto", "int8", "float"]
@@ -70,15 +69,6 @@ class Stored:
         if self.zero_point.ndim == 0:
             return int(self.zero_point)
         return tuple(int(z) for z in self.zero_point)
-
-
-def digest(values: npt.NDArray[Any]) -> str:
-    """A fingerprint of a tensor's numbers, whatever type holds them; see ``WeightEntry.digest``."""
-    hashed = hashlib.blake2b(digest_size=16)
-    # In parts, because a float32 copy of a whole layer may be large.
-    for row in values if values.ndim > 1 else (values,):
-        hashed.update(np.ascontiguousarray(row, np.float32).tobytes())
-    return hashed.hexdigest()
 
 
 def store(weights: Tensor, op: AnalogOp, programmed: bool, wanted: WeightStorage) -> Stored:

@@ -1,6 +1,6 @@
 """One analog call whose tiles convert their own partial sums, as standard ONNX operators.
 
-What ``analogize.tiled`` computes, in the same order, so that the outputs are equal bit for bit::
+What crossbar/tiled.py computes, in the same order, so that the outputs are equal bit for bit::
 
     total = sum over rows of tiles i, input digits j and weight digits k of
             2^(j input_bits + k cell_bits) ADC(product(x_ij, w_ik))
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
+from analogize.crossbar.tiled import Tiles
 from analogize.devices.slicing import digits_of
 from analogize.devices.tiles import Piece
-from analogize.onnx.body import Body, array
-from analogize.onnx.draws import noisy_product, noisy_weights
-from analogize.onnx.plan import RegionPlan
-from analogize.onnx.stages import convert, multiply
+from analogize.onnx.writing.body import Body, array
+from analogize.onnx.writing.draws import noisy_product, noisy_weights
+from analogize.onnx.writing.plan import RegionPlan
+from analogize.onnx.writing.stages import convert, multiply
 from analogize.product import Convolution, Product
-from analogize.tiled import Tiles
 
 
 @dataclass(frozen=True)

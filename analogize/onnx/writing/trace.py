@@ -18,13 +18,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from analogize.calls import Call
-from analogize.counting import eval_mode
+from analogize.crossbar.ops import AnalogOp
 from analogize.errors import ExportError
-from analogize.module import AnalogModule, DigitalProduct
-from analogize.onnx.kept import prepared
-from analogize.onnx.prepare import prepare_graph
-from analogize.ops import AnalogOp
+from analogize.model.calls import Call
+from analogize.model.counting import eval_mode
+from analogize.model.module import AnalogModule, DigitalProduct
+from analogize.onnx.writing.kept import prepared
+from analogize.onnx.writing.prepare import prepare_graph
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""What is told of each analog region, in words: its converters, weights, noise and tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.converter import Converter
+from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.region import Region
+from analogize.devices.tiles import count
+
+
+@dataclass(frozen=True)
+class RegionRow:
+    """One analog region as the summary shows it.
+
+    Attributes:
+        region: name, operator, shapes and work.
+        weights: bits and range of the weights.
+        dac: bits and range of the input converter.
+        adc: bits and range of the output converter.
+        noise: the noise models, in words.
+        tiles: crossbar tiles the weight matrix occupies, or None without an array size.
+        utilization: share of those tiles' cells that hold a weight, or None.
+        shares_array_with: name of the region that owns the array, or None if this one does.
+    """
+
+    region: Region
+    weights: str
+    dac: str
+    adc: str
+    noise: str
+    tiles: int | None
+    utilization: float | None
+    shares_array_with: str | None
+
+
+def region_rows(ops: Sequence[AnalogOp]) -> tuple[RegionRow, ...]:
+    """One row an operator, in order; the first to use an array owns it."""
+    owners: dict[int, str] = {}
+    return tuple(_row(op, owners) for op in ops)
+
+
+def _row(op: AnalogOp, owners: dict[int, str]) -> RegionRow:
+    owner = owners.setdefault(id(op.array), op.region.name)
+    tiles, utilization = _tiling(op)
+    return RegionRow(
+        region=op.region,
+        weights=_weights(op.array),
+        dac=_converter(op.dac),
+        adc=_converter(op.adc),
+        noise=" + ".join(map(str, op.array.noise)) or "none",
+        tiles=tiles,
+        utilization=utilization,
+        shares_array_with=None if owner == op.region.name else owner,
+    )
+
+
+def _tiling(op: AnalogOp) -> tuple[int | None, float | None]:
+    size = op.tile_size
+    if size is None:
+        return None, None
+    groups, rows, columns = op.product.matrix(op.array.shape)
+    tiles = count(op.product, op.array.shape, size.rows, size.cols) * op.array.cells_a_weight
+    held = groups * rows * columns * op.array.cells_a_weight
+    return tiles, held / (tiles * size.rows * size.cols)
+
+
+def _weights(array: WeightArray) -> str:
+    if not array.clips:
+        return "as they are"
+    bits = "" if array.bits is None else f"{array.bits} b "
+    if array.range.ndim > 1:
+        return f"{bits}{array.range.shape[1]} channels"
+    low, high = array.range.tolist()
+    return f"{bits}[{low:.3g}, {high:.3g}]"
+
+
+def _converter(converter: Converter) -> str:
+    if converter.bits is None:
+        return "-"
+    if converter.scale is None:
+        return f"{converter.bits} b, uncalibrated"
+    low, high = converter.range.tolist()
+    return f"{converter.bits} b [{low:.3g}, {high:.3g}]"
