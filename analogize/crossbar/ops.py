@@ -18,6 +18,7 @@ from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import Converter
 from analogize.crossbar.region import Region
+from analogize.crossbar.side import DigitalSide, make_side
 from analogize.crossbar.tiled import TiledDifferentiable, Tiles, cut
 from analogize.crossbar.tiled import infer as infer_tiled
 from analogize.devices.reading import Disturbance, disturbance
@@ -53,7 +54,10 @@ class AnalogOp(nn.Module):
         expression: how its weight is computed from parameters, or None where it is a parameter.
         observer: while calibrating, receives (input, output) of the digital product.
         is_calibrated: whether every converter that has bits has its range.
+        side: digital correction of the output, or None; ``make_side`` makes one.
     """
+
+    side: DigitalSide | None
 
     def __init__(
         self, array: WeightArray, product: Product, target: Target, region: Region
@@ -68,6 +72,8 @@ class AnalogOp(nn.Module):
         self.mode: NoiseMode | None = None
         self.observer: Callable[[Tensor, Tensor], None] | None = None
         self._observed: tuple[Tensor, Tensor, Tiles] | None = None
+        self.register_module("side", None)
+        self.register_load_state_dict_pre_hook(make_side)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
         self.refresh()
 
@@ -134,7 +140,8 @@ class AnalogOp(nn.Module):
     @property
     def is_digital(self) -> bool:
         """Whether this call is the digital operator as a whole, so that its own code may run."""
-        return self.observer is _ignore or (self.observer is None and self.is_exact)
+        exact = self.observer is None and self.is_exact and self.side is None
+        return self.observer is _ignore or exact
 
     def digitally(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``function``, the digital operator, on behalf of this one."""
@@ -176,7 +183,8 @@ class AnalogOp(nn.Module):
         if not self.is_calibrated:
             self._settle(weight)
         if self.is_exact:
-            return product.forward(*_autocast(x, weight))
+            y = product.forward(*_autocast(x, weight))
+            return y if self.side is None else self.side(y, x)
         mode = self._effective_mode()
         used, dtypes = self._weights(weight, mode, through), self._dtypes(x)
         if tiles is None:
@@ -185,7 +193,7 @@ class AnalogOp(nn.Module):
         y = self._convert(x, weight, used, tiles or product, stages, dtypes)
         if mode == "programmed" and self.array.correction is not None:
             y = y * self.array.correction.to(y.dtype)
-        return y
+        return y if self.side is None else self.side(y, x)
 
     def _convert(
         self,

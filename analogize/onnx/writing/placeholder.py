@@ -23,9 +23,10 @@ class Placeholder(nn.Module):
         self.product: Product = op.product
         self.weight_shape = tuple(op.array.shape)
         self.region, self.number = region, number
+        self.side = op.side
 
     def forward(self, x: Tensor, output_padding: tuple[int, ...] | None = None) -> Tensor:
-        """A node of the placeholder operator with the product's output shape."""
+        """A node of the placeholder operator, then what digital electronics add to its output."""
         attributes: dict[str, Any] = {"region": self.region, "call": self.number}
         if output_padding is not None:
             attributes["output_padding"] = [int(p) for p in output_padding]
@@ -37,7 +38,7 @@ class Placeholder(nn.Module):
             shape=output_shape(self.product, tuple(x.shape), self.weight_shape, output_padding),
             version=1,
         )
-        return result
+        return result if self.side is None else self.side(result, x)
 
 
 def output_shape(
