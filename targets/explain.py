@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from analogize.targets.describe import allowed, follow, keys_of, known_keys
-from analogize.targets.dialect import dump_inline
-from analogize.targets.read import Node, Problem, dotted
+from analogize.targets.read import Node, Problem, dotted, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _INCOMPLETE = ("missing", "union_tag_not_found")
-_LONGEST_VALUE = 80
+_MOST = 1000  # nobody reads more, and a hostile file may have any number
+_LONGEST_WORD = 100  # looking for similar words takes the square of their length
 
 
 def explain(error: ValidationError, root: Node, *, complete: bool = True) -> list[Problem]:
@@ -27,7 +27,7 @@ def explain(error: ValidationError, root: Node, *, complete: bool = True) -> lis
         root: The tree that was validated.
         complete: False if inherited values are lacking, so that missing keys prove nothing.
     """
-    found = error.errors(include_url=False)
+    found = error.errors(include_url=False)[:_MOST]
     return [
         _explain(details, root)
         for details in found
@@ -66,9 +66,7 @@ def _explain(details: ErrorDetails, root: Node) -> Problem:
 
 
 def _show(root: Node, path: Iterable[str | int]) -> str:
-    value = root.find(path).plain()
-    text = repr(value) if isinstance(value, str) else dump_inline(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    return shown(root.find(path).plain())
 
 
 def _unknown_key(key: str, siblings: list[str]) -> str:
@@ -84,7 +82,7 @@ def _unknown_key(key: str, siblings: list[str]) -> str:
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """'; did you mean 'weights'?' with the nearest of ``choices``, or nothing if none is near."""
-    if not isinstance(word, str):
+    if not isinstance(word, str) or len(word) > _LONGEST_WORD:
         return ""
     by_lower = {choice.lower(): choice for choice in choices}
     near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -12,12 +13,16 @@ from pydantic import ValidationError
 
 from analogize.errors import TargetError
 from analogize.targets.explain import did_you_mean, explain
-from analogize.targets.read import Node, Problem, as_error, read_yaml
+from analogize.targets.functions import Allowed, foreign, refusal
+from analogize.targets.read import Node, Problem, as_error, dotted, read_yaml, shown
 from analogize.targets.spec import SCHEMA_VERSION, Target
 
 _SUFFIXES = (".yaml", ".yml")
 _NOT_INHERITED = ("extends", "name", "description")
 _DISCRIMINATORS = ("kind", "model")
+_MARK = re.compile(rf"""(?m)(?:^|[{{,])\s*["']?schema["']?\s*:\s*{SCHEMA_VERSION}\b""")
+_LONGEST_PATH = 1024
+_LARGEST = 2**18  # bytes; reading a file of that size takes some seconds and 300 MiB
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,18 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".yaml")))
 
 
-def load_target(target: str | os.PathLike[str] | Target) -> Target:
+def load_target(
+    target: str | os.PathLike[str] | Target, *, allow_functions: Allowed = False
+) -> Target:
     """Load a target.
 
     Args:
         target: A built-in name (``names()`` lists them), the path of a YAML file, or a ``Target``,
             which is returned as it is. A built-in name wins over a file of that name: write
             ``./pcm_4bit`` for the file.
+        allow_functions: Which Python functions (``package.module:function``) the file may name in
+            noise models of its own: they run. False for none, True for all, or their names; entry
+            points of installed packages and a ``Target`` made in Python need no leave.
 
     Raises:
         TargetError: for an unknown name, a file that cannot be read, or a file with mistakes, of
@@ -69,6 +79,9 @@ def load_target(target: str | os.PathLike[str] | Target) -> Target:
         loaded = Target.model_validate({**data, "schema": SCHEMA_VERSION})
     except ValidationError as cause:
         raise as_error([*problems, *explain(cause, root, complete=complete)]) from cause
+    for path, function in foreign(loaded, allow_functions):
+        node, text = root.find(path), refusal(function, "load_target()")
+        problems.append(Problem(node.file, node.line, dotted(path), text))
     if problems:
         raise as_error(problems)
     return loaded
@@ -91,10 +104,10 @@ def _read_chain(
 ) -> tuple[list[tuple[Source, Node]], list[Problem], bool]:
     """Read a file and what it extends: the files, their problems, and whether all were found."""
     source = _find(target)
+    root, found = read_yaml(source.text, source.label)
     chain: list[tuple[Source, Node]] = []
     problems: list[Problem] = []
     while True:
-        root, found = read_yaml(source.text, source.label)
         problems += [*found, *_check_version(root)]
         chain.append((source, root))
         extends = root.value.get("extends")
@@ -102,9 +115,20 @@ def _read_chain(
             return chain, problems, True
         try:
             source = _find_parent(extends.plain(), chain)
+            _require_target(source)
         except TargetError as cause:
             problems.append(Problem(extends.file, extends.line, "extends", str(cause)))
             return chain, problems, False
+        root, found = read_yaml(source.text, source.label)
+
+
+def _require_target(parent: Source) -> None:
+    """Refuse what is no target without a word of what it holds: a stranger's file may name any."""
+    if not _MARK.search(parent.text):
+        raise TargetError(
+            f"{parent.label} is no target file: it lacks 'schema: {SCHEMA_VERSION}' (what it holds "
+            "is not shown)"
+        )
 
 
 def _find(target: object) -> Source:
@@ -125,7 +149,12 @@ def _find(target: object) -> Source:
 
 def _read_file(path: Path) -> Source:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # Not path.stat(): a device or a pipe has no size, and may never end.
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST >> 10} KiB, as no target is")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
         raise TargetError(f"{path}: not a target file: not UTF-8 text ({cause})") from cause
     except (OSError, ValueError) as cause:
@@ -138,15 +167,15 @@ def _read_file(path: Path) -> Source:
 
 def _find_parent(extends: object, chain: list[tuple[Source, Node]]) -> Source:
     child = chain[-1][0]
-    if not isinstance(extends, str):
+    if not isinstance(extends, str) or len(extends) > _LONGEST_PATH:
         raise TargetError(
-            f"{extends!r} is not allowed: must be the name of a built-in target or a path"
+            f"{shown(extends)} is not allowed: must be the name of a built-in target or a path"
         )
     if extends in names() or child.folder is None:
         parent = _find(extends)
     else:
         path = child.folder / extends
-        parent = _find(path if path.is_file() or extends.endswith(_SUFFIXES) else extends)
+        parent = _find(path if os.path.isfile(path) or extends.endswith(_SUFFIXES) else extends)
     labels = [os.path.realpath(source.label) for source, _ in chain]
     if os.path.realpath(parent.label) in labels:
         cycle = " extends ".join([*(source.label for source, _ in chain), parent.label])
@@ -163,7 +192,7 @@ def _check_version(root: Node) -> list[Problem]:
     if type(node.value) is int and node.value == SCHEMA_VERSION:
         return []
     text = (
-        f"{node.plain()!r} is not a schema version that this analogize reads: must be "
+        f"{shown(node.plain())} is not a schema version that this analogize reads: must be "
         f"{SCHEMA_VERSION}; upgrade analogize for a newer one, or rewrite the file"
     )
     raise as_error([Problem(node.file, node.line, "schema", text)])

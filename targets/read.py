@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 
 from analogize.errors import TargetError
-from analogize.targets.dialect import Loader, parse_scalar
+from analogize.targets.dialect import Loader, dump_inline, parse_scalar
 
 _DEEPEST = 20  # far beyond the schema; stops an alias that contains itself
+_MOST_REPEATED = 10_000  # values that aliases repeat: what a file holds may grow no further
+_LONGEST_VALUE = 80
+_MOST_LISTED = 100
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,28 @@ def as_error(problems: Iterable[Problem]) -> TargetError:
     found.sort(key=lambda problem: (files.index(problem.file), problem.line))
     if len(found) == 1:
         return TargetError(str(found[0]))
-    listed = "\n".join(f"  {problem}" for problem in found)
-    return TargetError(f"{len(found)} problems in the target file {files[0]}:\n{listed}")
+    listed = "\n".join(f"  {problem}" for problem in found[:_MOST_LISTED])
+    more = "" if len(found) <= _MOST_LISTED else "\n  and so on"
+    return TargetError(f"{len(found)} problems in the target file {files[0]}:\n{listed}{more}")
 
 
 def dotted(path: Iterable[str | int]) -> str:
     """A path as it is shown: ``("noise", 0, "eta")`` is ``noise[0].eta``."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_cut(step)}" for step in path)
     return text.removeprefix(".")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: cut off where it is long."""
+    try:
+        text = repr(value) if isinstance(value, str) else dump_inline(value)
+    except ValueError:  # Python writes no decimals of a number with thousands of digits
+        return "a number of thousands of digits"
+    return _cut(text)
 
 
 def read_yaml(text: str, file: str) -> tuple[Node, list[Problem]]:
@@ -126,8 +143,12 @@ class _Builder:
     def __init__(self, file: str) -> None:
         self.file = file
         self.problems: list[Problem] = []
+        self.seen: set[int] = set()
+        self.repeated = 0
+        self.top_line = 1
 
     def build(self, node: yaml.Node, path: tuple[str | int, ...], line: int) -> Node:
+        self._count(node, path)
         if len(path) > _DEEPEST:
             raise self._error(node, path[:3], "nested too deeply, or an alias that contains itself")
         if isinstance(node, yaml.MappingNode):
@@ -143,6 +164,15 @@ class _Builder:
         except ValueError as cause:
             raise self._error(node, path, f"not valid YAML: {cause}") from cause
 
+    def _count(self, node: yaml.Node, path: tuple[str | int, ...]) -> None:
+        """Refuse aliases of aliases that would multiply a few bytes into gigabytes."""
+        self.repeated += id(node) in self.seen
+        self.seen.add(id(node))
+        if self.repeated > _MOST_REPEATED:
+            text = f"aliases repeat more than {_MOST_REPEATED} values; write out what is meant"
+            # An alias's node bears the mark of its anchor, so the line is that of the first key.
+            raise as_error([Problem(self.file, self.top_line, dotted(path[:1]), text)])
+
     def _mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, Node]:
         mapping: dict[str, Node] = {}
         for key_node, value_node in node.value:
@@ -150,6 +180,7 @@ class _Builder:
                 raise self._error(key_node, path, "a key must be text")
             key, line = key_node.value, key_node.start_mark.line + 1
             here = (*path, key)
+            self.top_line = self.top_line if path else line
             if key in mapping:
                 first = f"already given on line {mapping[key].line}; keep one of the two"
                 self.problems.append(

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from analogize.cli.options import (
+    AllowFunctions,
     BatchSize,
     Cache,
     CalibrationBatches,
@@ -35,6 +36,7 @@ from analogize.cli.prepare import (
 )
 from analogize.demo.data import load_dataset
 from analogize.errors import EvaluationError
+from analogize.targets import load_target
 
 if TYPE_CHECKING:
     from analogize.evaluation.evaluation import Evaluation
@@ -115,6 +117,7 @@ def evaluate_command(
     cache: Cache = None,
     download: Download = False,
     device: Device = "cpu",
+    allow_functions: AllowFunctions = False,
 ) -> None:
     """Measure a model's accuracy on programmed chips of a target, at noise levels and over time.
 
@@ -126,6 +129,7 @@ def evaluate_command(
     from analogize.evaluation.plot import check_figure_path
 
     etas, place = _parse_etas(eta), parse_device(device)
+    loaded = load_target(target, allow_functions=allow_functions)
     if plot is not None:
         check_figure_path(plot)
     network, state = build_model(model, model_arg or []).to(place), read_weights(weights)
@@ -135,7 +139,7 @@ def evaluate_command(
     calibration = partial(
         training_batches, dataset, data, calibration_batches, batch_size, **options
     )
-    analog = rewrite(network, state, target, first_inputs(test), calibration)
+    analog = rewrite(network, state, loaded, first_inputs(test), calibration)
     if out is not None and overwrite:
         out.unlink(missing_ok=True)
     try:

@@ -20,6 +20,10 @@ Weights = Annotated[
     Path | None, typer.Option(help="state_dict to load; without it, the factory's own weights.")
 ]
 Target = Annotated[str, typer.Option(help="Built-in target name or the path of a YAML file.")]
+AllowFunctions = Annotated[
+    bool,
+    typer.Option("--allow-functions", help="Let the target's own Python functions run, if any."),
+]
 Name = Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}.")]
 Root = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.")]
 Seed = Annotated[int, typer.Option(help="What the chips' seeds derive from.")]

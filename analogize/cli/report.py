@@ -13,6 +13,7 @@ import torch
 import typer
 
 from analogize.cli.options import (
+    AllowFunctions,
     BatchSize,
     Cache,
     CalibrationBatches,
@@ -85,6 +86,7 @@ def report_command(
     cache: Cache = None,
     download: Download = False,
     device: Device = "cpu",
+    allow_functions: AllowFunctions = False,
 ) -> None:
     """Analyse a trained classifier on a target and write one self-contained HTML report.
 
@@ -100,7 +102,8 @@ def report_command(
     from analogize.report.report import write_report
 
     _check(out, instances)
-    loaded, place = load_target(target), parse_device(device)
+    loaded = load_target(target, allow_functions=allow_functions)
+    place = parse_device(device)
     levels, times = _levels(eta, loaded), _times(drift_time, loaded)
     network, state = build_model(model, model_arg or []).to(place), read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}

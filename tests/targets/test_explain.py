@@ -168,7 +168,7 @@ BAD_FILES = {
     ),
     "parent of the wrong type": (
         "schema: 1\nextends: [ideal]\n",
-        [(2, "extends", ["['ideal'] is not allowed", "a built-in target or a path"])],
+        [(2, "extends", ["[ideal] is not allowed", "a built-in target or a path"])],
     ),
     "parent file missing": (
         "schema: 1\nextends: missing.yaml\n",
