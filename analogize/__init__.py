@@ -19,7 +19,8 @@ from analogize.capture.composites import register_operator
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
 from analogize.errors import AnalogizeError
-from analogize.evaluation.recalibrate import recalibrate
+from analogize.evaluation.adapt import Adaptation, Adapted, adapt
+from analogize.evaluation.recalibrate import Recalibration, recalibrate
 from analogize.model.counting import Census, census
 from analogize.model.module import AnalogModule
 from analogize.report.summary import Summary, summary
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from analogize.training.training_noise import TrainingNoise
 
 __all__ = [
+    "Adaptation",
+    "Adapted",
     "AnalogModule",
     "AnalogizeError",
     "Census",
@@ -52,9 +55,11 @@ __all__ = [
     "Evaluation",
     "Exported",
     "OnnxRegion",
+    "Recalibration",
     "Summary",
     "Target",
     "TrainingNoise",
+    "adapt",
     "analogize",
     "assign",
     "bias_variance",

@@ -8,42 +8,65 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from analogize.crossbar.chip import program
 from analogize.devices.times import describe, seconds
 from analogize.errors import EvaluationError
-from analogize.evaluation.recalibrate import recalibrate
+from analogize.evaluation.kept import Kept
+from analogize.evaluation.recalibrate import Recalibration
 from analogize.targets.spec import Compensation
 
+Remedy = Callable[[nn.Module], Any]
 
-@dataclass(frozen=True)
+
+@dataclass
 class Deployment:
     """How every chip of a run is prepared before it is measured.
 
     Attributes:
         compensation: the digital correction of drift; None for the target's own.
-        recalibration: batches that BatchNorm is re-estimated on, on every chip; None for not.
+        recalibration: batches to recalibrate every chip on; or a function that changes the digital
+            side of a model on a programmed chip, such as ``Recalibration`` or ``Adaptation``.
     """
 
     compensation: Compensation | None = None
-    recalibration: Iterable[Any] | None = None
+    recalibration: Iterable[Any] | Remedy | None = None
+
+    def __post_init__(self) -> None:
+        given = self.recalibration
+        # A loader is no function, and a function that is a loader too is used as a function.
+        is_data = given is not None and not callable(given)
+        self._remedy: Any = Recalibration(given) if is_data else given  # type: ignore[arg-type]
+        self._kept: Kept | None = None
 
     @property
     def settings(self) -> str:
         """What a run's fingerprint keeps of it; empty for a chip that is left as it is."""
         words = [] if self.compensation is None else [f"compensation {self.compensation}"]
-        if self.recalibration is not None:
-            words.append("BatchNorm re-estimated")
+        if self._remedy is not None:
+            name = getattr(self._remedy, "__qualname__", type(self._remedy).__name__)
+            words.append(str(getattr(self._remedy, "settings", name)))
         return ", ".join(words)
+
+    @contextmanager
+    def keeping(self, model: nn.Module) -> Iterator[None]:
+        """Within the block chips are prepared on ``model``; afterwards it is as it was."""
+        if self._remedy is None:
+            yield
+            return
+        with Kept(model) as self._kept:
+            yield
 
     def prepare(self, model: nn.Module, time: float | None) -> Callable[[int], None]:
         """What turns ``model`` into chip ``seed``, read ``time`` seconds after programming."""
 
         def make(seed: int) -> None:
+            if self._kept is not None:
+                # Every chip starts from what was trained, and not from what the last one needed.
+                self._kept.restore()
             program(model, seed, drift_time=time or 0.0, compensation=self.compensation)
-            if self.recalibration is not None:
-                recalibrate(model, self.recalibration)
+            if self._remedy is not None:
+                self._remedy(model)
 
         return make
 
@@ -67,15 +90,3 @@ def drift_times(
     if twice:
         raise EvaluationError(f"drift_time holds {describe(twice[0])} twice; give every time once")
     return times
-
-
-@contextmanager
-def keeping_norms(model: nn.Module) -> Iterator[None]:
-    """Within the block BatchNorm's statistics may change; afterwards they are as before."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    kept = [{k: v.clone() for k, v in norm.named_buffers()} for norm in norms]
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
-            norm.load_state_dict(buffers, strict=False)

@@ -19,7 +19,7 @@ from analogize.crossbar.chip import noise_level, noise_mode
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
-from analogize.evaluation.deployment import Deployment, drift_times, keeping_norms
+from analogize.evaluation.deployment import Deployment, Remedy, drift_times
 from analogize.evaluation.evaluation import Evaluation, Level
 from analogize.evaluation.fingerprint import Fingerprint, differences, fingerprint
 from analogize.evaluation.inference import undisturbed
@@ -46,7 +46,7 @@ def evaluate(
     device: str | torch.device | None = None,
     drift_time: float | str | Sequence[float | str] | None = None,
     compensation: Compensation | None = None,
-    recalibration: Iterable[Any] | None = None,
+    recalibration: Iterable[Any] | Remedy | None = None,
     at_once: int = 1,
     distributed: bool = True,
 ) -> Evaluation:
@@ -84,8 +84,10 @@ def evaluate(
             as text such as ``"1 day"``; every noise level is measured at every time.
         compensation: How drift is corrected digitally, as in ``program``; None for the target's
             own way.
-        recalibration: Batches, labels unused, on which BatchNorm's statistics are re-estimated on
-            every chip before it is measured; the model's own are put back afterwards.
+        recalibration: Batches, labels unused, to ``recalibrate`` every chip on before it is
+            measured. Or what is to be done instead: ``Recalibration`` (with a teacher),
+            ``Adaptation``, or a function that changes the model's digital part on a programmed
+            chip. Every chip starts from the model's own state, which is put back afterwards.
         at_once: Chips that one batched pass evaluates (many_chips.py). It pays where a
             forward pass leaves the processor idle: small models on a few samples a batch
             (benchmarks/README.md). Outputs then equal those of one by one up to the rounding of
@@ -111,14 +113,14 @@ def evaluate(
     scores = make_scores(metric, at_once)
     if recalibration is not None and at_once > 1:
         raise EvaluationError(
-            f"at_once is {at_once}, and with recalibration every chip has BatchNorm statistics of "
+            f"at_once is {at_once}, and with recalibration every chip has digital statistics of "
             "its own, which one batched pass cannot have: use at_once=1"
         )
     deployment = Deployment(compensation, recalibration)
     ranks = Ranks(distributed, together=has_shards(model))
     if device is not None:
         model = copy.deepcopy(model).to(device)
-    with noise_mode(model, "programmed"), undisturbed(model), keeping_norms(model):
+    with noise_mode(model, "programmed"), undisturbed(model), deployment.keeping(model):
         run = fingerprint(model, seed, etas, scores[0].settings, times, deployment.settings)
         empty = _empty(model, run, scores[0], instances, precision)
         begun = ranks.from_first(lambda: _resumed(empty, resume))

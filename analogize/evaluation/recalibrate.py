@@ -1,75 +1,271 @@
-"""Re-estimate BatchNorm's statistics on a programmed chip."""
+"""Re-estimate digital statistics on a programmed chip: BatchNorm's, and each operator's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from analogize.crossbar.chip import noise_mode
+from analogize.crossbar.ops import AnalogOp, bypassed, operators
+from analogize.crossbar.side import make_side
 from analogize.errors import CalibrationError
+from analogize.evaluation.kept import Kept
+from analogize.evaluation.moments import Moments, blended, matching
 from analogize.model.calls import batch_call, device_of
+from analogize.product import Convolution, Linear, Product
 
 
-def recalibrate(model: nn.Module, data: Iterable[Any]) -> int:
-    """Re-estimate every BatchNorm's running statistics from batches without labels, in place.
+@dataclass
+class Recalibration:
+    """What every chip of an evaluation is recalibrated with: the arguments of ``recalibrate``.
 
-    Noise on the weights shifts and widens what reaches each BatchNorm, and statistics taken during
+    The teacher runs once, and not for every chip.
+
+    Attributes:
+        data: batches, of which labels are not used; gone through for every chip.
+        teacher: as for ``recalibrate``.
+        shrink: as for ``recalibrate``.
+    """
+
+    data: Iterable[Any]
+    teacher: nn.Module | None = None
+    shrink: bool = True
+    _reference: Reference | None = field(default=None, init=False, repr=False)
+
+    @property
+    def settings(self) -> str:
+        """What a run's fingerprint keeps of it."""
+        words = "statistics re-estimated"
+        words += "" if self.teacher is None else ", operators matched to a teacher"
+        return words if self.shrink else f"{words}, not shrunk"
+
+    def __call__(self, model: nn.Module) -> int:
+        """Recalibrate ``model``, whose statistics must be the training's."""
+        if self.teacher is not None and self._reference is None:
+            self._reference = reference(model, self.data, self.teacher)
+        return _recalibrate(model, self.data, self._reference, self.shrink)
+
+
+def recalibrate(
+    model: nn.Module,
+    data: Iterable[Any],
+    teacher: nn.Module | None = None,
+    *,
+    shrink: bool = True,
+) -> int:
+    """Re-estimate digital statistics from batches without labels, in place.
+
+    Noise on the weights shifts and widens what leaves each array, and statistics taken during
     training no longer fit one chip. A deployment can measure them on the chip itself: it needs a
-    few unlabelled batches and no gradient. The new statistics are plain averages over ``data``;
-    weights stay as they are, so the programmed chip stays valid.
+    few unlabelled images (64 do most of it) and no gradient. BatchNorm's running statistics are
+    re-estimated wherever the model has them. With a teacher, every operator whose output no
+    BatchNorm takes at once gets a digital scale and offset per output channel, with which its mean
+    and variance become the teacher's; they are kept in buffers of the operator (``DigitalSide``).
+
+    New statistics are blended with the former ones by how far the shift exceeds what so few images
+    show by chance (``analogize.evaluation.moments``), so that a chip without errors loses nothing.
+    Every batch should be a fair sample of the data: one of a single class has a class's statistics.
+    Weights stay as they are, so the programmed chip stays valid.
 
     Args:
-        model: a model with BatchNorm. A rewritten one runs on its programmed chip; where none is
-            programmed it draws fresh noise, which averages the statistics over noise.
-        data: batches: inputs, or (inputs, targets, ...), of which only the inputs are used.
+        model: a rewritten model runs on its programmed chip; where none is programmed it draws
+            fresh noise, which averages the statistics over noise. Without a teacher any model
+            with BatchNorm will do.
+        data: batches: inputs, or (inputs, targets, ...), of which only the inputs are used. With a
+            teacher they are gone through twice.
+        teacher: what the operators are matched to: ``model`` itself, without noise; or another
+            model with the same parameters by name, such as the clean one.
+        shrink: False takes the new statistics as they are.
 
     Returns:
-        How many BatchNorm layers were re-estimated.
+        How many layers were re-estimated or matched.
 
     Raises:
-        CalibrationError: the model has no BatchNorm with running statistics, the data hold no
-            batch, or lead to statistics that are not finite. The old statistics are kept then.
+        CalibrationError: the model has neither BatchNorm nor, with a teacher, analog operators; the
+            data hold no batch, or lead to statistics that are not finite; or the teacher is no
+            model of this kind. Everything is as before then.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms:
+    found = None if teacher is None else reference(model, data, teacher)
+    return _recalibrate(model, data, found, shrink)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a teacher's operators put out on the data, and which of them BatchNorm takes."""
+
+    outputs: dict[str, Moments]
+    normed: frozenset[str]
+
+
+def reference(model: nn.Module, data: Iterable[Any], teacher: nn.Module) -> Reference:
+    """Run ``teacher`` over ``data`` and keep the moments of what each operator puts out.
+
+    Raises:
+        CalibrationError: the model has no operator, or the teacher lacks its parameters.
+    """
+    if not operators(model):
+        raise CalibrationError(
+            f"{type(model).__name__} has no analog operator that could be matched to a teacher"
+        )
+    outputs: dict[str, Moments] = {op.region.name: Moments() for op in operators(model)}
+    normed: set[str] = set()
+    last: list[tuple[str, Tensor]] = []
+
+    def keep(op: AnalogOp, _x: Tensor, y: Tensor) -> None:
+        outputs[op.region.name].add(y, _channels(op.product))
+        last[:] = [(op.region.name, y)]
+
+    def take(_norm: nn.Module, args: tuple[Any, ...]) -> None:
+        normed.update(name for name, y in last if args and args[0] is y)
+
+    source = model if teacher is model else _digital(model, teacher)
+    with torch.no_grad(), _evaluating(source), ExitStack() as hooks, Kept(source):
+        if teacher is model:
+            hooks.enter_context(noise_mode(model, "off"))
+            for op in operators(source):
+                op.side = None
+                _hook(hooks, op.register_forward_hook(lambda o, a, y: keep(o, a[0], y)))
+        else:
+            hooks.enter_context(bypassed(source, keep))
+        for norm in norms(source):
+            _hook(hooks, norm.register_forward_pre_hook(take))
+        _run(source, data)
+    return Reference(outputs, frozenset(normed))
+
+
+def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
+    """A copy of ``model`` with the parameters and buffers of ``teacher``."""
+    source = copy.deepcopy(model)
+    wanted = {name for name, _ in model.named_parameters()}
+    state = {k: v for k, v in teacher.state_dict().items() if ".side." not in k}
+    missing = sorted(wanted - state.keys())
+    if missing:
+        raise CalibrationError(
+            f"the teacher {type(teacher).__name__} has no parameter '{missing[0]}': operators can "
+            "be matched to a model of the same architecture, or to the model itself"
+        )
+    own = source.state_dict()
+    source.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    return source
+
+
+def _recalibrate(
+    model: nn.Module, data: Iterable[Any], found: Reference | None, shrink: bool
+) -> int:
+    layers = norms(model)
+    matched = (
+        []
+        if found is None
+        else [op for op in operators(model) if op.region.name not in found.normed]
+    )
+    if not layers and not matched:
         raise CalibrationError(
             f"{type(model).__name__} has no BatchNorm layer with running statistics, so there is "
-            "nothing to recalibrate"
+            "nothing to recalibrate; with a teacher, every operator gets a scale and an offset"
         )
-    kept = [{k: v.clone() for k, v in norm.named_buffers()} for norm in norms]
+    kept = Kept(model)
     try:
-        _estimate(model, norms, data)
+        with torch.no_grad(), _evaluating(model), ExitStack() as hooks:
+            counts = [_follow(hooks, norm, shrink) for norm in layers]
+            if found is not None:
+                counts += [_match(hooks, op, found, shrink) for op in matched]
+            _run(model, data)
+        _require_finite(model)
     except BaseException:
-        for norm, buffers in zip(norms, kept, strict=True):
-            norm.load_state_dict(buffers, strict=False)
+        kept.restore()
         raise
-    return len(norms)
+    return sum(bool(count) for count in counts)
 
 
-@torch.no_grad()
-def _estimate(model: nn.Module, norms: list[_BatchNorm], data: Iterable[Any]) -> None:
+def _follow(hooks: ExitStack, norm: _BatchNorm, shrink: bool) -> list[int]:
+    """Before every call of ``norm``: blend the inputs so far into its running statistics."""
+    moments, calls = Moments(), [0]
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()  # type: ignore[union-attr]
+
+    def before(module: _BatchNorm, args: tuple[Any, ...]) -> None:
+        moments.add(args[0], (True, *[False] * (args[0].ndim - 2)))
+        new_mean, new_variance = blended(moments, mean, variance, shrink)
+        for held, value in ((module.running_mean, new_mean), (module.running_var, new_variance)):
+            assert held is not None
+            held.copy_(value)
+        calls[0] += 1
+
+    _hook(hooks, norm.register_forward_pre_hook(before))
+    return calls
+
+
+def _match(hooks: ExitStack, op: AnalogOp, found: Reference, shrink: bool) -> list[int]:
+    """After every call of ``op``: match the outputs so far, and this one at once."""
+    seen, wanted, calls = Moments(), found.outputs[op.region.name], [0]
+    op.side = None
+
+    def after(_op: nn.Module, args: tuple[Any, ...], kwargs: Any, y: Tensor) -> Tensor | None:
+        if kwargs.get("through") is not None:
+            return None  # A part of the array has no channels of its own.
+        seen.add(y, _channels(op.product))
+        calls[0] += 1
+        first = Moments(wanted.means[: calls[0]], wanted.squares[: calls[0]])
+        scale, offset = matching(seen, first, shrink)
+        make_side(op)
+        side, op.side = op.side, None
+        assert side is not None
+        side.scale.copy_(scale)
+        side.offset.copy_(offset)
+        sides[0] = side
+        corrected: Tensor = side(y, args[0])
+        return corrected
+
+    sides: list[Any] = [None]
+    hooks.callback(lambda: setattr(op, "side", sides[0]))
+    _hook(hooks, op.register_forward_hook(after, with_kwargs=True))
+    return calls
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    """Every BatchNorm layer with running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _channels(product: Product) -> tuple[bool, ...]:
+    """Of the trailing dimensions of the product's output, which are its channels'."""
+    if isinstance(product, Convolution):
+        return (True, *[False] * product.dimensions)
+    return (True,) if isinstance(product, Linear) else (*[True] * len(product.batch), False, True)
+
+
+def _hook(hooks: ExitStack, handle: Any) -> None:
+    hooks.callback(handle.remove)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    momenta = [norm.momentum for norm in norms]
-    device, batches = device_of(model), 0
     try:
         model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            # Momentum None is the plain average over all batches; only these layers train.
-            norm.momentum = None
-            norm.train()
-        for batch in data:
-            batch_call(batch).to(device)(model)
-            batches += 1
+        yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
         for module, training in modes:
             module.training = training
+
+
+def _run(model: nn.Module, data: Iterable[Any]) -> None:
+    device, batches = device_of(model), 0
+    for batch in data:
+        batch_call(batch).to(device)(model)
+        batches += 1
     if batches == 0:
         raise CalibrationError("the data hold no batch; recalibrate() needs at least one")
-    if not all(bool(torch.isfinite(b).all()) for norm in norms for b in norm.buffers()):
-        raise CalibrationError("the data lead to BatchNorm statistics that are NaN or infinite")
+
+
+def _require_finite(model: nn.Module) -> None:
+    sides = [op.side for op in operators(model) if op.side is not None]
+    held = [b for m in (*norms(model), *sides) for b in m.buffers()]
+    if not all(bool(torch.isfinite(b).all()) for b in held):
+        raise CalibrationError("the data lead to statistics that are NaN or infinite")

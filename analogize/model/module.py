@@ -79,6 +79,11 @@ def allow_hooks(module: nn.Module) -> None:
             module.__dict__[name] = OrderedDict()
 
 
+def is_dissolved(module: nn.Module) -> bool:
+    """Whether a graph computes what ``module`` did, so that it is never called."""
+    return isinstance(module.__dict__.get("_forward_hooks"), _NoHooks)
+
+
 class AnalogModule(fx.GraphModule):
     """A captured graph over the original's own modules, parameters and buffers.
 

@@ -1,0 +1,270 @@
+"""Adapt what is digital around one programmed chip; no analog weight is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from analogize.crossbar.chip import noise_mode
+from analogize.crossbar.ops import AnalogOp, operators
+from analogize.crossbar.side import can_branch, make_side
+from analogize.errors import CalibrationError
+from analogize.evaluation.head import bias_of, head_of, refit, scores_of
+from analogize.evaluation.kept import Kept
+from analogize.evaluation.recalibrate import Recalibration, norms
+from analogize.model.calls import Call, batch_call, device_of
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What an adaptation cost.
+
+    Attributes:
+        parameters: digital numbers that this chip has of its own: statistics, gains, biases,
+            scales, offsets, head and branches.
+        extra_macs: multiply-accumulates a sample that the model did not have before.
+        head: how the last product was refitted: ``"in place"`` where it is digital, ``"beside"``
+            by a digital product beside the array, None where it was not.
+        steps: gradient steps made.
+    """
+
+    parameters: int
+    extra_macs: int
+    head: str | None
+    steps: int
+
+
+@dataclass
+class Adaptation:
+    """What every chip of an evaluation is adapted with: the arguments of ``adapt``.
+
+    The teacher runs once, and not for every chip. ``found`` is what the last chip cost.
+    """
+
+    data: Iterable[Any]
+    teacher: nn.Module
+    head: bool = True
+    steps: int = 0
+    learning_rate: float = 3e-3
+    temperature: float = 2.0
+    rank: int = 0
+    shrink: bool = True
+    seed: int = 0
+    found: Adapted | None = field(default=None, init=False)
+    _wanted: list[Tensor] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("rank", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise CalibrationError(f"{name} is {value!r}; it must be an integer of at least 0")
+        for name in ("learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise CalibrationError(
+                    f"{name} is {getattr(self, name)!r}; it must be a finite number above 0"
+                )
+        self._statistics: Recalibration | None = None
+
+    @property
+    def settings(self) -> str:
+        """What a run's fingerprint keeps of it."""
+        parts = ["adapted to a teacher"]
+        parts += ["head refitted"] if self.head else []
+        if self.steps:
+            rate = f"{self.learning_rate:g} at T = {self.temperature:g}"
+            parts.append(f"{self.steps} steps of {rate}, rank {self.rank}, seed {self.seed}")
+        return ", ".join(parts if self.shrink else [*parts, "not shrunk"])
+
+    def __call__(self, model: nn.Module) -> Adapted:
+        """Adapt ``model``, whose digital part must be as it was trained."""
+        if self._wanted is None:
+            self._wanted = _teach(self.teacher, self.data)
+        kept = Kept(model)
+        try:
+            self.found = self._adapt(model, self._wanted)
+        except BaseException:
+            kept.restore()
+            raise
+        return self.found
+
+    def _adapt(self, model: nn.Module, wanted: list[Tensor]) -> Adapted:
+        calls = [batch_call(batch).to(device_of(model)) for batch in self.data]
+        if self._statistics is None:
+            # Where no BatchNorm follows the operators, they are matched to the model's own outputs.
+            own = None if norms(model) else model
+            self._statistics = Recalibration(self.data, own, self.shrink)
+        self._statistics(model)
+        last = head_of(model, calls[0]) if self.head else None
+        head = None if last is None else refit(model, last, calls, wanted)
+        if self.steps:
+            _tune(model, calls, wanted, self)
+            # What the head sees has changed; its digital weights are fitted to that once more.
+            head = None if last is None else refit(model, last, calls, wanted)
+        return _cost(model, calls[0], last, head, self.steps)
+
+
+def adapt(
+    model: nn.Module,
+    data: Iterable[Any],
+    teacher: nn.Module,
+    *,
+    head: bool = True,
+    steps: int = 0,
+    learning_rate: float = 3e-3,
+    temperature: float = 2.0,
+    rank: int = 0,
+    shrink: bool = True,
+    seed: int = 0,
+) -> Adapted:
+    """Give one programmed chip what it can be given without touching an analog weight, in place.
+
+    First BatchNorm's statistics are re-estimated, as by ``recalibrate``, or, in a model without,
+    operators matched to its own noise-free pass. Then the last product is
+    refitted in closed form: ridge regression from its inputs on this chip to what its outputs lack
+    of the teacher's; where it is analog, as a digital product beside the array. With ``steps`` the
+    digital parameters of one dimension (BatchNorm's gains and offsets, biases), and branches of
+    low rank beside the arrays where ``rank`` says so, are trained on the chip to the teacher's
+    soft outputs, without labels: Adam with a cosine decay to 0, one batch of ``data`` a step.
+
+    Args:
+        model: a rewritten classifier with a programmed chip.
+        data: batches without or with labels, of which only the inputs are used.
+        teacher: a model with the same outputs; a rewritten one runs without noise. It may be the
+            model itself. It is not changed.
+        head: whether to refit the last product.
+        steps: gradient steps; 0 for closed form only.
+        learning_rate: the first one, for Adam.
+        temperature: softens both outputs in the steps' loss.
+        rank: rank of a branch beside every array that can have one; 0 for none.
+        shrink: as for ``recalibrate``.
+        seed: draws the branches' first factors and the order of batches.
+
+    Returns:
+        The cost in digital parameters and multiply-accumulates.
+
+    Raises:
+        CalibrationError: a setting is out of range, the data hold no batch, or the outputs are no
+            finite scores (N, classes). The model is as before then.
+    """
+    return Adaptation(data, teacher, head, steps, learning_rate, temperature, rank, shrink, seed)(
+        model
+    )
+
+
+@torch.no_grad()
+def _teach(teacher: nn.Module, data: Iterable[Any]) -> list[Tensor]:
+    modes = [(m, m.training) for m in teacher.modules()]
+    clean: Any = noise_mode(teacher, "off") if operators(teacher) else nullcontext()
+    device = device_of(teacher)
+    try:
+        with clean:
+            teacher.eval()
+            found = [scores_of(batch_call(batch).to(device)(teacher)) for batch in data]
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not found:
+        raise CalibrationError("the data hold no batch; adapt() needs at least one")
+    return found
+
+
+def _tune(model: nn.Module, calls: list[Call], wanted: list[Tensor], settings: Adaptation) -> None:
+    """Train the digital parameters of one dimension, and branches, to the teacher's outputs."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    analog = {op.region.weight for op in operators(model)}
+    trained: list[Tensor] = [
+        p for n, p in model.named_parameters() if p.ndim == 1 and n not in analog
+    ]
+    branches = _branches(model, settings.rank, generator)
+    order = torch.randperm(len(calls), generator=generator).tolist()
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        for tensor in (*trained, *branches):
+            tensor.requires_grad_(True)
+        optimizer = torch.optim.Adam([*trained, *branches], lr=settings.learning_rate)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+        for step in range(settings.steps):
+            number = order[step % len(order)]
+            with torch.enable_grad():
+                outputs = calls[number](model).float()
+                goal = wanted[number].to(outputs.device)
+                loss = _soft_loss(outputs, goal, settings.temperature)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            decay.step()
+    finally:
+        for parameter, required in flags:
+            parameter.requires_grad_(required)
+            parameter.grad = None
+        for branch in branches:
+            branch.requires_grad_(False)
+            branch.grad = None
+
+
+def _soft_loss(outputs: Tensor, goal: Tensor, temperature: float) -> Tensor:
+    found, wanted = (F.log_softmax(z / temperature, 1) for z in (outputs, goal))
+    divergence = F.kl_div(found, wanted, log_target=True, reduction="batchmean")
+    return temperature**2 * divergence
+
+
+def _branches(model: nn.Module, rank: int, generator: torch.Generator) -> list[Tensor]:
+    """Branches of that rank, zero to begin with, beside every array that has none."""
+    found: list[Tensor] = []
+    for op in operators(model) if rank else ():
+        if not can_branch(op.product) or len(op.array.shape) < 2:
+            continue
+        make_side(op)
+        side = op.side
+        assert side is not None
+        if side.down is not None:
+            continue
+        shape = (rank, *op.array.shape[1:])
+        fan_in = torch.Size(shape)[1:].numel()
+        down = torch.randn(shape, generator=generator) / fan_in**0.5
+        side.down = down.to(side.scale.device)
+        side.up = torch.zeros(op.array.shape[0], rank, device=side.scale.device)
+        found += [side.down, side.up]
+    return found
+
+
+@torch.no_grad()
+def _cost(
+    model: nn.Module, call: Call, last: AnalogOp | str | None, head: str | None, steps: int
+) -> Adapted:
+    analog = {op.region.weight for op in operators(model)}
+    parameters = sum(
+        2 * len(norm.running_mean) for norm in norms(model) if norm.running_mean is not None
+    )
+    if steps:
+        own = [p for n, p in model.named_parameters() if p.ndim == 1 and n not in analog]
+        parameters += sum(p.numel() for p in own)
+    if isinstance(last, str) and head is not None:
+        named = [model.get_parameter(last)] + (
+            [] if steps else [model.get_parameter(bias_of(last))]
+        )
+        parameters += sum(p.numel() for p in named)
+    sides = {op: op.side for op in operators(model) if op.side is not None}
+    positions: dict[AnalogOp, int] = dict.fromkeys(sides, 0)
+
+    def count(op: nn.Module, _args: tuple[Any, ...], y: Tensor) -> None:
+        assert isinstance(op, AnalogOp)
+        channels = len(sides[op].scale)
+        positions[op] += y.numel() // channels
+
+    with ExitStack() as hooks:
+        for op in sides:
+            hooks.callback(op.register_forward_hook(count).remove)
+        outputs = call(model)
+    samples = max(1, len(outputs))
+    held = [side.parameters_and_macs for side in sides.values()]
+    macs = sum(n * m // samples for n, (_, m) in zip(positions.values(), held, strict=True))
+    return Adapted(parameters + sum(p for p, _ in held), macs, head, steps)

@@ -1,0 +1,46 @@
+"""What recalibration and adaptation may change on a model, to be put back."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from analogize.crossbar.ops import operators
+
+
+class Kept:
+    """The digital state of a model as it was: ``restore`` puts it back, and so does a ``with``.
+
+    BatchNorm's statistics, every operator's digital side, and the digital parameters: those of one
+    dimension (biases, gains), and the weights of layers that stayed digital.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        analog = {op.region.weight for op in operators(model)}
+        tensors: list[Tensor] = [p for n, p in model.named_parameters() if n not in analog]
+        tensors += [b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()]
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._sides = [(op, op.side) for op in operators(model)]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back that differs."""
+        for tensor, before in self._tensors:
+            if not torch.equal(tensor, before):
+                tensor.copy_(before)
+        for op, side in self._sides:
+            op.side = side
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.restore()
