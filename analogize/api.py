@@ -21,6 +21,9 @@ from analogize.passes.request import DigitalChoice, Request
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 
+# The named choice of what stays digital.
+ENDS = "ends"
+
 
 def analogize(
     model: nn.Module,
@@ -28,7 +31,7 @@ def analogize(
     calibration: Iterable[Any] | None = None,
     *,
     example_inputs: Any = None,
-    digital: Sequence[DigitalChoice] = (),
+    digital: Sequence[DigitalChoice] | str = (),
     inplace: bool = False,
     capture: Capture = "auto",
 ) -> nn.Module:
@@ -47,7 +50,8 @@ def analogize(
         example_inputs: a tensor, a tuple of positional or a mapping of named arguments; used to
             verify the rewriting and to count work. The first calibration batch by default.
         digital: what to keep digital besides the target's own choices: region names or globs,
-            module types, or predicates of (name, module).
+            module types, or predicates of (name, module); ``"ends"`` is the first and the last
+            region, a small share of the work that noise hurts most.
         capture: the front end: ``"fx"`` traces the whole model into one graph; ``"hierarchical"``
             keeps the model's Python and rewrites its modules; ``"intercept"`` also follows weights
             that this Python uses directly; ``"auto"`` takes the first that gives the model's own
@@ -76,17 +80,34 @@ def analogize(
     example, batches = _first_call(model, calibration, example_inputs)
     _refuse_lazy(model, example)
     original = None if example is None else census(model, example)
-    request = Request(example, None if original is None else original.output, tuple(digital))
+    expected = None if original is None else original.output
+    wanted = (digital,) if isinstance(digital, str) else tuple(digital)
+    choices = tuple(choice for choice in wanted if choice != ENDS)
     working = model if inplace else copied(model)
     if is_lazy(working) and example is not None:
         with eval_mode(working), torch.no_grad():
             example(working)
+    if loaded.digital.ends or len(choices) < len(wanted):
+        # Which regions there are, and in which order, is known once they have been made.
+        first = Request(example, expected, choices)
+        choices = (*choices, _ends(rewrite(copied(working), loaded, first, original, capture)))
+    request = Request(example, expected, choices)
     captured = rewrite(working, loaded, request, original, capture)
     if not operators(captured):
         raise CaptureError(_nothing_to_rewrite(captured))
     if batches is not None:
         calibrate(captured, batches)
     return captured
+
+
+def _ends(rewritten: nn.Module) -> DigitalChoice:
+    """The choice of the first and the last region of a model."""
+    found = [op.region.name for op in operators(rewritten)]
+
+    def ends(name: str, _owner: nn.Module | None) -> bool:
+        return name in (*found[:1], *found[-1:])
+
+    return ends
 
 
 def _refuse_lazy(model: nn.Module, example: Call | None) -> None:

@@ -172,6 +172,9 @@ class Digital(Spec):
         default=(),
         description="Glob patterns on layer names kept digital, for example 'layer4.*' or 'fc'.",
     )
+    ends: bool = Field(
+        default=False, description="Whether the first and the last product are kept digital."
+    )
 
 
 class WeightsChange(Weights):

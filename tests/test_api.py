@@ -265,6 +265,26 @@ def test_optional_arguments_are_guarded() -> None:
         analog(x, double=True)
 
 
+@pytest.mark.parametrize("capture", ["fx", "hierarchical", "intercept"])
+def test_the_first_and_the_last_product_stay_digital_by_name(
+    capture: str, make_target: Make
+) -> None:
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)]).eval()
+    x = torch.randn(2, 4)
+    asked = analogize(model, "ideal", example_inputs=x, digital="ends", capture=capture)  # type: ignore[arg-type]
+    of_target = make_target(digital={"ends": True})
+    given = analogize(model, of_target, example_inputs=x, capture=capture)  # type: ignore[arg-type]
+    for analog in (asked, given):
+        assert [r.name for r in regions(analog)] == ["1", "2"]
+        found = summary(analog)
+        assert {d.reason for d in found.digital} == {"kept digital: matches ends"}
+        assert found.converted_share == 0.5
+    both = analogize(model, "ideal", digital=["ends", "0"])
+    assert [r.name for r in regions(both)] == ["2"]
+    with pytest.raises(CaptureError, match="matches ends"):
+        analogize(nn.Linear(4, 4), "ideal", digital="ends")
+
+
 def test_user_choices_stay_digital() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Conv1d(3, 3, 1))
     chosen = [
