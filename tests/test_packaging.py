@@ -109,17 +109,6 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
         analogize.analogise  # noqa: B018
 
 
-def test_the_readme_code_runs_as_written() -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-
-    scope: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), scope)
-
-    curve = scope["curve"]
-    assert isinstance(curve, analogize.Evaluation)
-    assert curve.complete
-
-
 def test_the_readme_opens_with_the_two_commands_that_ci_runs() -> None:
     text = (ROOT / "README.md").read_text()
     blocks = dict(re.findall(r"<!-- ci: (\w+) -->\n```sh\n(.*?)\n```", text))
