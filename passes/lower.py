@@ -39,7 +39,7 @@ def lower(module: fx.GraphModule, target: Target) -> int:
         path = _free_path(module, region.weight)
         op = AnalogOp(array, product, settings, region)
         owner = module.get_submodule(region.weight.rpartition(".")[0])
-        module.add_submodule(path, op.train(owner.training))
+        module.add_submodule(path, op.bind(module).train(owner.training))
         for node in nodes:
             _replace(module.graph, node, path)
     return sum(map(len, calls.values()))

@@ -17,7 +17,8 @@ from analogize.analysis.assignment_search import Search
 from analogize.analysis.drops import Drops
 from analogize.analysis.ranking import curvature_costs
 from analogize.api import analogize
-from analogize.crossbar.ops import operators
+from analogize.crossbar.chip import regions
+from analogize.crossbar.located import located
 from analogize.errors import EvaluationError
 from analogize.evaluation.estimate import Result
 from analogize.evaluation.inference import unpack
@@ -166,14 +167,14 @@ def _rewritten(
     example, _, samples = unpack(first, 0, device_of(model))
     inputs = dict(example.kwargs) or example.args
     analog = analogize(model.eval(), target, calibration, example_inputs=inputs)
-    macs = {op.region.name: (op.region.macs or 0) // samples for op in operators(analog)}
+    macs = {r.name: (r.macs or 0) // samples for r in regions(analog)}
     return analog, macs
 
 
 def _worth(model: nn.Module, data: Iterable[Any], macs: dict[str, int], seed: int) -> list[str]:
     """Regions by the expected loss that keeping each digital saves for its work, best first."""
     costs = curvature_costs(model, data, seed, rounding=True)
-    saved = {op.region.name: costs.get(op.array.name, 0.0) for op in operators(model)}
+    saved = {region.name: costs.get(array, 0.0) for _, region, array in located(model)}
     return sorted(macs, key=lambda name: -saved[name] / max(macs[name], 1))
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from analogize.crossbar.calibrate import Sample
 from analogize.crossbar.converter import Converter
-from analogize.crossbar.ops import AnalogOp, bypassed, operators
+from analogize.crossbar.located import located
+from analogize.crossbar.ops import AnalogOp, bypassed
 from analogize.evaluation.inference import undisturbed, unpack
 from analogize.model.calls import device_of
 
@@ -58,8 +59,8 @@ def converter_use(model: nn.Module, data: Iterable[Any]) -> tuple[ConverterUse, 
         CalibrationError: activations are NaN or infinite.
         EvaluationError: a batch of another form.
     """
-    ops = operators(model)
-    samples = {op: (Sample(_KEPT_VALUES), Sample(_KEPT_VALUES)) for op in ops}
+    found = located(model)
+    samples = {op: (Sample(_KEPT_VALUES), Sample(_KEPT_VALUES)) for op, _, _ in found}
 
     def observe(op: AnalogOp, x: Tensor, y: Tensor) -> None:
         for sample, values in zip(samples[op], (x, op.conversions(y)), strict=True):
@@ -70,8 +71,8 @@ def converter_use(model: nn.Module, data: Iterable[Any]) -> tuple[ConverterUse, 
         for index, batch in enumerate(data):
             unpack(batch, index, device)[0](model)
     return tuple(
-        _use(op, name, converter, sample.kept)
-        for op in ops
+        _use(region.name, name, converter, sample.kept)
+        for op, region, _ in found
         for name, converter, sample in zip(
             ("DAC", "ADC"), (op.dac, op.adc), samples[op], strict=True
         )
@@ -79,7 +80,7 @@ def converter_use(model: nn.Module, data: Iterable[Any]) -> tuple[ConverterUse, 
     )
 
 
-def _use(op: AnalogOp, name: str, converter: Converter, values: Tensor) -> ConverterUse:
+def _use(region: str, name: str, converter: Converter, values: Tensor) -> ConverterUse:
     ends, clipped = None, 0.0
     if converter.bits is not None and converter.is_known:
         low, high = converter.range.tolist()
@@ -88,6 +89,4 @@ def _use(op: AnalogOp, name: str, converter: Converter, values: Tensor) -> Conve
     first, last = float(values.min()), float(values.max())
     last = last if last > first else first + 1.0
     counts = torch.histc(values, _BINS, first, last).long().tolist()
-    return ConverterUse(
-        op.region.name, name, converter.bits, ends, clipped, tuple(counts), (first, last)
-    )
+    return ConverterUse(region, name, converter.bits, ends, clipped, tuple(counts), (first, last))

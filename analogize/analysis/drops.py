@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from analogize.crossbar.chip import noise_mode
-from analogize.crossbar.ops import AnalogOp, operators
+from analogize.crossbar.located import located
+from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.seeds import chip_seed
 from analogize.evaluation.estimate import Estimate, error_of_mean
 from analogize.evaluation.inference import run_chip, undisturbed
@@ -74,7 +75,7 @@ class Drops:
         self._model, self._data, self._seed, self._watch = model, data, seed, watch
         self._score, self.passes = Hits(), 0
         self._ranks = Ranks(together=has_shards(model))
-        everything = [op.region.name for op in operators(model)]
+        everything = [region.name for _, region, _ in located(model)]
         self._digital = self._hits(everything, 0, 0)[0]
         self.baseline, self.samples = float(self._digital.mean()), len(self._digital)
 
@@ -107,7 +108,7 @@ class Drops:
             undisturbed(self._model),
         ):
             drew = run_chip(self._model, self._data, self._score, seed).drew
-        noisy = [op for op in operators(self._model) if op.region.name not in names]
+        noisy = [op for op, region, _ in located(self._model) if region.name not in names]
         return self._score.rows(), not drew and all(op.array.is_silent for op in noisy)
 
 
@@ -141,7 +142,7 @@ def digital_regions(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     def ignore(x: Tensor, y: Tensor) -> None:
         """The observer of a calibration makes an operator digital, and needs to see nothing."""
 
-    chosen: list[AnalogOp] = [op for op in operators(model) if op.region.name in names]
+    chosen: list[AnalogOp] = [op for op, region, _ in located(model) if region.name in names]
     try:
         for op in chosen:
             op.observer = ignore

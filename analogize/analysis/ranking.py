@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip import clip_weights, noise_level, noise_mode, weight_of
+from analogize.crossbar.located import located
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import region_seed
 from analogize.errors import EvaluationError
@@ -210,8 +211,8 @@ def _weighted(
 def _arrays(model: nn.Module) -> dict[str, tuple[WeightArray, Tensor]]:
     """Every array once, with its weight, in the order of the graph."""
     found: dict[str, tuple[WeightArray, Tensor]] = {}
-    for op in operators(model):
-        found.setdefault(op.array.name, (op.array, weight_of(model, op)))
+    for op, _, name in located(model):
+        found.setdefault(name, (op.array, weight_of(op)))
     return found
 
 

@@ -21,7 +21,7 @@ from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
 from analogize.errors import CaptureError
 from analogize.model.module import DigitalProduct
-from analogize.model.stored import stored_weight
+from analogize.model.stored import StoredWeight
 from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing
 from analogize.passes.lower import Arrays
 from analogize.passes.request import Request
@@ -107,12 +107,11 @@ def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
     arrays = Arrays(target)
     made: list[tuple[Site, AnalogOp]] = []
     for index, site in enumerate(sites):
-        weight = stored_weight(model, site.weight, site.expression)
+        weight = StoredWeight(model, site.weight, site.expression).value()
         source = site.expression.key if site.expression is not None else id(weight)
         array, settings = arrays.of(weight, site.product, site.name, source)
         op = AnalogOp(array, site.product, settings, _region(site, weight, index))
-        op.expression = site.expression
-        made.append((site, op))
+        made.append((site, op.bind(model, site.expression)))
     for site, op in made:
         path, _, name = site.weight.rpartition(".")
         owner = model.get_submodule(path)

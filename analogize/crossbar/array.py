@@ -269,20 +269,22 @@ class WeightArray(FixedRange):
         compensation: spec.Compensation | None = None,
         cycle: int = 0,
         behind: tuple[Tensor, ...] = (),
+        name: str | None = None,
     ) -> None:
         """Draw this array's part of chip ``seed``, read at ``drift_time``, and keep it.
 
         A computed weight has the parameters ``behind`` it, whose change makes the chip invalid.
+        The draws are those of the region ``name``; by default the array's own.
 
         Raises:
             ChipError: the time is outside the range of a noise model.
         """
         self.settle(weight)
-        chip = self.draw(weight, seed, drift_time, cycle)
+        chip = self.draw(weight, seed, drift_time, cycle, name)
         rule = self.compensation if compensation is None else compensation
         correction = None
         if rule != "none" and drift_time > 0 and self.conductance is not None:
-            first = self.draw(weight, seed, 0.0, cycle)
+            first = self.draw(weight, seed, 0.0, cycle, name)
             before, now = self.whole(first), self.whole(chip)
             correction = factors(before, now, self.product, rule == "column")
             if correction.ndim:
@@ -291,14 +293,22 @@ class WeightArray(FixedRange):
         self._behind, self._programmed_version = behind, versions(weight, behind)
 
     @torch.no_grad()
-    def draw(self, weight: Tensor, seed: int, drift_time: float = 0.0, cycle: int = 0) -> Tensor:
+    def draw(
+        self,
+        weight: Tensor,
+        seed: int,
+        drift_time: float = 0.0,
+        cycle: int = 0,
+        name: str | None = None,
+    ) -> Tensor:
         """This array's part of chip ``seed`` in array units, read at ``drift_time``; see program.
 
         Raises:
             ChipError: the time is outside the range of a noise model.
         """
-        generator = torch.Generator("cpu").manual_seed(region_seed(seed, self.name))
-        reading = Reading(Draws(f"{seed}/{self.name}"), drift_time, cycle)
+        name = self.name if name is None else name
+        generator = torch.Generator("cpu").manual_seed(region_seed(seed, name))
+        reading = Reading(Draws(f"{seed}/{name}"), drift_time, cycle)
         clean = self.clean(weight.detach())
         chip = self.noisy(clean, generator, reading)
         return chip.clone() if chip is clean else chip

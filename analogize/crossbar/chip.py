@@ -12,19 +12,22 @@ from torch.autograd.graph import increment_version
 
 from analogize.crossbar import noise
 from analogize.crossbar.array import WeightArray
+from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
 from analogize.devices.times import seconds
 from analogize.errors import ChipError
 from analogize.model.sharding import drop_copies, is_sharded, own_part, part_beside, whole
-from analogize.model.stored import sources, stored_weight
 from analogize.quantize import Bound, clamp_
 from analogize.targets.spec import Compensation, NoiseModel
 
 
 def regions(model: nn.Module) -> tuple[Region, ...]:
-    """What every analog operator of ``model`` stands for, in the order of its graph."""
-    return tuple(op.region for op in operators(model))
+    """What every analog operator of ``model`` stands for, part after part.
+
+    Where ``model`` holds analog parts inside, the names begin with the part's path.
+    """
+    return tuple(found.region for found in located(model))
 
 
 def program(
@@ -40,10 +43,12 @@ def program(
     Evaluation then uses these weights, at the cost of the digital model, until the next
     ``program`` or ``erase``. Each region draws from its own generator, seeded by ``seed`` and the
     region's name on the CPU, so that a chip depends on neither order, device nor process. The same
-    seed at another ``drift_time`` is the same chip, read later.
+    seed at another ``drift_time`` is the same chip, read later. In a bigger module a region's name
+    begins with the path of its part (``regions(model)``): programmed there, the part is another
+    chip than programmed alone, and two parts are never the same chip.
 
     Args:
-        model: a rewritten model.
+        model: a rewritten model, or any module with rewritten parts.
         seed: the chip's number.
         drift_time: when the chip is read, counted from programming (from the first reading, where
             the target's models define one): seconds, or text such as ``"1 day"``. It matters to
@@ -62,10 +67,10 @@ def program(
         raise ChipError(f"compensation {compensation!r} is unknown; allowed are {allowed}")
     time = seconds(drift_time)
     drop_copies(model)
-    unique = {id(op.array): op for op in _require_operators(model)}
-    for op in unique.values():
-        weight = weight_of(model, op)
-        op.array.program(weight, seed, time, compensation, cycle, _behind(model, op))
+    _require_operators(model)
+    unique = {id(found.op.array): found for found in located(model)}
+    for op, _, name in unique.values():
+        op.array.program(weight_of(op), seed, time, compensation, cycle, _behind(op), name)
 
 
 def erase(model: nn.Module) -> None:
@@ -74,7 +79,7 @@ def erase(model: nn.Module) -> None:
         op.array.erase()
 
 
-def weight_of(model: nn.Module, op: AnalogOp) -> Tensor:
+def weight_of(op: AnalogOp) -> Tensor:
     """The weight that ``op`` multiplies by: the parameter itself, or what computes it.
 
     Of a fully sharded model it is assembled, and every process must ask for it.
@@ -82,7 +87,7 @@ def weight_of(model: nn.Module, op: AnalogOp) -> Tensor:
     Raises:
         ChipError: the weight is a part of itself, in a form that cannot be assembled from here.
     """
-    weight = whole(_stored(model, op))
+    weight = whole(op.stored.value())
     if weight.shape != op.array.shape:
         raise _in_parts(op, weight)
     return weight
@@ -175,10 +180,10 @@ def clip_weights(model: nn.Module) -> int:
     ops = _require_operators(model)
     drop_copies(model)
     for op in ops:
-        array, weight = op.array, _stored(model, op)
+        array, weight = op.array, op.stored.value()
         if array.is_pending:
             array.settle(whole(weight))
-        if array.limits is None or id(array) in ranges or not _is_storage(model, weight):
+        if array.limits is None or id(array) in ranges or not _is_storage(op, weight):
             continue
         if weight.shape != array.shape:
             raise _in_parts(op, weight)
@@ -204,14 +209,10 @@ def _end_beside(end: Bound, weight: Tensor) -> Bound:
     return part_beside(end, weight) if isinstance(end, Tensor) and end.ndim else end
 
 
-def _stored(model: nn.Module, op: AnalogOp) -> Tensor:
-    return stored_weight(model, op.region.weight, op.expression)
-
-
-def _behind(model: nn.Module, op: AnalogOp) -> tuple[Tensor, ...]:
+def _behind(op: AnalogOp) -> tuple[Tensor, ...]:
     """What is written to when the weight changes, where that is not the weight itself."""
-    found = sources(model, op.region.weight, op.expression)
-    weight = _stored(model, op)
+    found = op.stored.sources()
+    weight = op.stored.value()
     return found or ((weight,) if is_sharded(weight) else ())
 
 
@@ -224,11 +225,12 @@ def _in_parts(op: AnalogOp, weight: Tensor) -> ChipError:
     )
 
 
-def _is_storage(model: nn.Module, weight: Tensor) -> bool:
-    """Whether ``weight`` is a parameter or a view of one, so that writing to it writes there."""
-    if isinstance(weight, nn.Parameter):
+def _is_storage(op: AnalogOp, weight: Tensor) -> bool:
+    """Whether ``weight`` is what is stored, or a view of it, so that writing to it writes there."""
+    behind = op.stored.sources()
+    if not behind and op.stored.expression is None:
         return True
-    stored = (own_part(p).untyped_storage().data_ptr() for p in model.parameters())
+    stored = (own_part(p).untyped_storage().data_ptr() for p in behind)
     return own_part(weight).untyped_storage().data_ptr() in stored
 
 

@@ -7,16 +7,16 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from analogize.crossbar.ops import operators
+from analogize.crossbar.located import located
 from analogize.model.sharding import whole
 
 
 def target_digest(model: nn.Module) -> str:
     """Digest of every operator's noise, converters and grids, without calibrated ranges."""
     digest = hashlib.blake2b(digest_size=16)
-    for op in operators(model):
+    for op, region, name in located(model):
         array = op.array
-        parts = (op.region.name, array.name, array.bits, array.kind, array.noise)
+        parts = (region.name, name, array.bits, array.kind, array.noise)
         devices = (array.conductance, array.compensation)
         converters = (op.dac.settings, op.adc.settings, op.tile_size)
         digest.update(f"{parts!r} {devices!r} {converters!r}\n".encode())

@@ -25,7 +25,9 @@ from analogize.devices.reading import Disturbance, disturbance
 from analogize.devices.slicing import whole_step
 from analogize.errors import CalibrationError
 from analogize.model.expression import Expression
+from analogize.model.parts import by_part
 from analogize.model.running import standing_for
+from analogize.model.stored import StoredWeight
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
 from analogize.targets.spec import Target
@@ -51,7 +53,7 @@ class AnalogOp(nn.Module):
         mode: ``"off"``, ``"fresh"`` or ``"programmed"``, or None for the default: fresh noise in
             training, and in evaluation until a chip is programmed.
         region: what this operator stands for.
-        expression: how its weight is computed from parameters, or None where it is a parameter.
+        stored: its weight, by the modules that own what it is made of; ``bind`` tells.
         observer: while calibrating, receives (input, output) of the digital product.
         is_calibrated: whether every converter that has bits has its range.
         side: digital correction of the output, or None; ``make_side`` makes one.
@@ -63,9 +65,9 @@ class AnalogOp(nn.Module):
         self, array: WeightArray, product: Product, target: Target, region: Region
     ) -> None:
         super().__init__()
+        self.stored: StoredWeight
         self.product = product
         self.region = region
-        self.expression: Expression | None = None
         self.dac, self.array, self.adc = Converter(target.dac), array, Converter(target.adc)
         self.tile_size, self.cost = target.array, target.cost
         self.tiles = cut(product, array.shape, target)
@@ -76,6 +78,16 @@ class AnalogOp(nn.Module):
         self.register_load_state_dict_pre_hook(make_side)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
         self.refresh()
+
+    def bind(self, root: nn.Module, expression: Expression | None = None) -> Self:
+        """Hold on to the owners of the weight, which ``region.weight`` names within ``root``.
+
+        Args:
+            root: the rewritten model.
+            expression: how the weight is computed, or None where it is a parameter.
+        """
+        self.stored = StoredWeight(root, self.region.weight, expression)
+        return self
 
     def refresh(self) -> None:
         """Derive the fixed parts of the arithmetic; needed whenever a range was changed."""
@@ -303,9 +315,9 @@ def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def operators(model: nn.Module) -> tuple[AnalogOp, ...]:
-    """Every analog operator of ``model`` once, in the order of its graph."""
-    found = [m for m in model.modules() if isinstance(m, AnalogOp)]
-    return tuple(sorted(found, key=lambda op: op.region.index))
+    """Every analog operator of ``model`` once: part after part, each in the order of its graph."""
+    groups = by_part(model, AnalogOp).values()
+    return tuple(op for ops in groups for op in sorted(ops, key=lambda op: op.region.index))
 
 
 @contextmanager

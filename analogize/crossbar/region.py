@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,13 @@ class Region:
     macs: int | None = None
     input_shape: tuple[int, ...] | None = None
     output_shape: tuple[int, ...] | None = None
+
+    def within(self, prefix: str, index: int) -> Region:
+        """The same region, as number ``index`` of a model in which its names follow ``prefix``."""
+        return replace(
+            self,
+            name=prefix + self.name,
+            weight=prefix + self.weight,
+            bias=None if self.bias is None else prefix + self.bias,
+            index=index,
+        )

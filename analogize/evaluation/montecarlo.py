@@ -27,7 +27,7 @@ from analogize.evaluation.measuring import Bench, make_scores, measure
 from analogize.evaluation.metrics import MetricLike, Score
 from analogize.evaluation.progress import progress_bar
 from analogize.evaluation.ranks import Ranks
-from analogize.model.module import Report
+from analogize.model.parts import report_of
 from analogize.model.sharding import has_shards
 from analogize.targets.spec import Compensation
 
@@ -217,11 +217,11 @@ def _empty(
     precision: float | None,
 ) -> Evaluation:
     """The result before the first chip."""
-    report = getattr(model, "report", None)
+    report = report_of(model)
     kinds = {noise.model for op in operators(model) for noise in op.array.noise}
     return Evaluation(
         metric=score.name,
-        target=report.target if isinstance(report, Report) else "unknown",
+        target="unknown" if report is None else report.target,
         noise=tuple(sorted(kinds)),
         instances=instances,
         precision=precision,

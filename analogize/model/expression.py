@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import get_testing_overrides
 
 
@@ -31,13 +30,16 @@ class Expression:
     kwargs: tuple[tuple[str, Any], ...] = ()
     index: int | None = None
 
-    def evaluate(self, model: nn.Module) -> Tensor:
-        """The tensor that ``model``'s parameters give now; differentiable."""
+    def evaluate(self, leaf: Callable[[str], Tensor]) -> Tensor:
+        """The tensor that the parameters and buffers give now; differentiable.
+
+        Args:
+            leaf: gives the parameter or buffer of a name.
+        """
         if self.function is None:
-            leaf: Tensor = attrgetter(self.names[0])(model)
-            return leaf
-        args = [_evaluated(a, model) for a in self.args]
-        result = self.function(*args, **{k: _evaluated(v, model) for k, v in self.kwargs})
+            return leaf(self.names[0])
+        args = [_evaluated(a, leaf) for a in self.args]
+        result = self.function(*args, **{k: _evaluated(v, leaf) for k, v in self.kwargs})
         value: Tensor = result if self.index is None else result[self.index]
         return value
 
@@ -97,11 +99,11 @@ class Property:
         return getattr(tensor, self.name)
 
 
-def _evaluated(value: Any, model: nn.Module) -> Any:
+def _evaluated(value: Any, leaf: Callable[[str], Tensor]) -> Any:
     if isinstance(value, Expression):
-        return value.evaluate(model)
+        return value.evaluate(leaf)
     if isinstance(value, list | tuple):
-        return type(value)(_evaluated(v, model) for v in value)
+        return type(value)(_evaluated(v, leaf) for v in value)
     return value
 
 

@@ -107,11 +107,14 @@ class AnalogModule(fx.GraphModule):
         return module
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (_bare(self.graph), type(self).__name__, self._members())
+        # Members are state, not arguments: operators among them refer back to this module.
+        return _without_members, (_bare(self.graph), type(self).__name__), self._members()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AnalogModule:
-        members = copy.deepcopy(self._members(), memo)
-        return _rebuild(copy.deepcopy(self.graph), type(self).__name__, members)
+        twin = _without_members(copy.deepcopy(self.graph), type(self).__name__)
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self._members(), memo))
+        return twin
 
     def _members(self) -> dict[str, Any]:
         """Everything of this instance that GraphModule does not make from the graph."""
@@ -123,11 +126,9 @@ def _made_from_graph() -> frozenset[str]:
     return frozenset(empty.__dict__.keys() - nn.Module().__dict__.keys())
 
 
-def _rebuild(graph: fx.Graph, name: str, members: dict[str, Any]) -> AnalogModule:
-    root = nn.Module()
-    root.__dict__.update(members)
-    module = AnalogModule(root, graph, name)
-    module.__dict__.update(members)
+def _without_members(graph: fx.Graph, name: str) -> AnalogModule:
+    module = AnalogModule(nn.Module(), fx.Graph(), name)
+    module.graph = graph
     return module
 
 

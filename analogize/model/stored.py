@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -12,27 +10,59 @@ from torch.nn.utils.weight_norm import WeightNorm
 from analogize.model.expression import Expression
 
 
-def stored_weight(model: nn.Module, path: str, expression: Expression | None = None) -> Tensor:
-    """The weight that ``model`` computes now; differentiable, and with no step of an iteration.
+class StoredWeight:
+    """A weight, known by the modules that own what it is made of: names change, owners stay.
+
+    It is found wherever its model is put, and under whatever wrapper. Owners are held past
+    ``nn.Module``'s register, so that no parameter gets a second name; copied or pickled together
+    with them, the copy belongs to the copied owners.
 
     Args:
-        model: holds the parameters.
+        root: the model that ``path`` and the expression's names belong to.
         path: the weight's qualified name.
         expression: how it is computed, or None where the owner's attribute is it.
     """
-    if expression is not None:
-        return expression.evaluate(model)
-    owner, name = _owner(model, path)
-    if is_parametrized(owner, name):
-        return _parametrized(owner, name)
-    for hook in owner._forward_pre_hooks.values():
-        # Torch's old forms compute the attribute before each call.
-        if isinstance(hook, WeightNorm) and hook.name == name:
-            setattr(owner, name, hook.compute_weight(owner))
-        elif isinstance(hook, SpectralNorm) and hook.name == name:
-            setattr(owner, name, hook.compute_weight(owner, do_power_iteration=False))
-    weight: Tensor = getattr(owner, name)
-    return weight
+
+    def __init__(self, root: nn.Module, path: str, expression: Expression | None = None) -> None:
+        self.expression = expression
+        names = (path,) if expression is None else expression.names
+        self._owners = {name: _owner(root, name) for name in names}
+
+    def value(self) -> Tensor:
+        """The weight as it is now; differentiable, and with no step of an iteration."""
+        if self.expression is not None:
+            return self.expression.evaluate(self._leaf)
+        ((owner, name),) = self._owners.values()
+        if is_parametrized(owner, name):
+            return _parametrized(owner, name)
+        for hook in owner._forward_pre_hooks.values():
+            # Torch's old forms compute the attribute before each call.
+            if isinstance(hook, WeightNorm) and hook.name == name:
+                setattr(owner, name, hook.compute_weight(owner))
+            elif isinstance(hook, SpectralNorm) and hook.name == name:
+                setattr(owner, name, hook.compute_weight(owner, do_power_iteration=False))
+        return self._attribute(owner, name)
+
+    def sources(self) -> tuple[nn.Parameter, ...]:
+        """The parameters behind a computed weight; () where the weight is one itself."""
+        if self.expression is not None:
+            found = map(self._leaf, self.expression.names)
+            return tuple(p for p in found if isinstance(p, nn.Parameter))
+        ((owner, name),) = self._owners.values()
+        if is_parametrized(owner, name):
+            return tuple(owner.parametrizations[name].parameters())  # type: ignore[index, union-attr]
+        if name in owner._parameters:
+            return ()
+        own = owner.named_parameters(recurse=False)
+        return tuple(p for key, p in own if key.startswith(f"{name}_"))
+
+    def _leaf(self, name: str) -> Tensor:
+        return self._attribute(*self._owners[name])
+
+    @staticmethod
+    def _attribute(owner: nn.Module, name: str) -> Tensor:
+        value: Tensor = getattr(owner, name)
+        return value
 
 
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
@@ -50,19 +80,3 @@ def _parametrized(owner: nn.Module, name: str) -> Tensor:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def sources(
-    model: nn.Module, path: str, expression: Expression | None = None
-) -> tuple[nn.Parameter, ...]:
-    """The parameters behind a computed weight; () where the weight is one itself."""
-    if expression is not None:
-        found = [attrgetter(name)(model) for name in expression.names]
-        return tuple(p for p in found if isinstance(p, nn.Parameter))
-    owner, name = _owner(model, path)
-    if is_parametrized(owner, name):
-        return tuple(owner.parametrizations[name].parameters())  # type: ignore[index, union-attr]
-    if name in owner._parameters:
-        return ()
-    own = owner.named_parameters(recurse=False)
-    return tuple(p for key, p in own if key.startswith(f"{name}_"))

@@ -18,7 +18,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from torch import fx, nn
 
-from analogize.crossbar.ops import AnalogOp, operators
+from analogize.crossbar.located import located
+from analogize.crossbar.ops import AnalogOp
 from analogize.errors import AnalogizeError, ExportError
 from analogize.model.digital_nodes import product_of
 from analogize.model.module import AnalogModule
@@ -97,7 +98,7 @@ def _svg(model: AnalogModule) -> str:
 
 def _boxes(model: AnalogModule) -> dict[fx.Node, _Box]:
     """What to show of each node; weights and biases are part of their users."""
-    rows = {row.region.name: row for row in region_rows(operators(model))}
+    rows = {row.region.name: row for row in region_rows(located(model))}
     reasons = {} if model.report is None else {d.name: d for d in model.report.digital}
     boxes: dict[fx.Node, _Box] = {}
     for node in model.graph.nodes:

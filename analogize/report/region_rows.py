@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import Converter
+from analogize.crossbar.located import Located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
 from analogize.devices.tiles import count
@@ -37,24 +38,24 @@ class RegionRow:
     shares_array_with: str | None
 
 
-def region_rows(ops: Sequence[AnalogOp]) -> tuple[RegionRow, ...]:
+def region_rows(ops: Sequence[Located]) -> tuple[RegionRow, ...]:
     """One row an operator, in order; the first to use an array owns it."""
     owners: dict[int, str] = {}
-    return tuple(_row(op, owners) for op in ops)
+    return tuple(_row(found.op, found.region, owners) for found in ops)
 
 
-def _row(op: AnalogOp, owners: dict[int, str]) -> RegionRow:
-    owner = owners.setdefault(id(op.array), op.region.name)
+def _row(op: AnalogOp, region: Region, owners: dict[int, str]) -> RegionRow:
+    owner = owners.setdefault(id(op.array), region.name)
     tiles, utilization = _tiling(op)
     return RegionRow(
-        region=op.region,
+        region=region,
         weights=_weights(op.array),
         dac=_converter(op.dac),
         adc=_converter(op.adc),
         noise=" + ".join(map(str, op.array.noise)) or "none",
         tiles=tiles,
         utilization=utilization,
-        shares_array_with=None if owner == op.region.name else owner,
+        shares_array_with=None if owner == region.name else owner,
     )
 
 

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from analogize.crossbar.ops import operators
+from analogize.crossbar.located import located
 from analogize.errors import AnalogizeError
-from analogize.model.module import DigitalProduct, Report
+from analogize.model.module import DigitalProduct
+from analogize.model.parts import report_of
 from analogize.report.cost import Work, estimate
 from analogize.report.region_rows import RegionRow, region_rows
 
@@ -129,18 +130,21 @@ class Summary:
 
 
 def summary(model: nn.Module) -> Summary:
-    """Describe a model that ``analogize`` rewrote.
+    """Describe a model that ``analogize`` rewrote, or any module with such parts inside.
+
+    Of a bigger module, names begin with the path of their part, and modules with matrices outside
+    of every part are listed as digital, their work unknown.
 
     Raises:
         AnalogizeError: it is not one.
     """
-    report = getattr(model, "report", None)
-    if not isinstance(report, Report):
+    report = report_of(model)
+    if report is None:
         raise AnalogizeError(
             f"{type(model).__name__} was not rewritten by analogize(); there is nothing to sum up"
         )
-    ops = operators(model)
-    rows = region_rows(ops)
+    found = located(model)
+    rows = region_rows(found)
     owned = [row.tiles for row in rows if row.shares_array_with is None]
     known = [count for count in owned if count is not None]
     tiles = sum(known) if known and len(known) == len(owned) else None
@@ -152,7 +156,7 @@ def summary(model: nn.Module) -> Summary:
         model,
         report.capture,
         report.declined,
-        estimate(ops, tiles, report.total_macs),
+        estimate(tuple(one.op for one in found), tiles, report.total_macs),
     )
 
 

@@ -19,6 +19,7 @@ from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import TrainingError
 from analogize.model.calls import Call, batch_call, device_of
+from analogize.model.parts import report_of
 from analogize.model.sharding import drop_copies, has_shards, shard
 from analogize.training.diagnose import first_non_finite
 from analogize.training.loss import check_settings, distillation_loss
@@ -294,9 +295,9 @@ class Distillation(L.LightningModule):
         self._loaded_epoch = int(checkpoint.get("epoch", -1)) + 1
 
     def _settings(self) -> dict[str, Any]:
-        report = getattr(self.student, "report", None)
+        report = report_of(self.student)
         return {
-            "target": getattr(report, "target", "digital"),
+            "target": "digital" if report is None else report.target,
             "target_digest": target_digest(self.student),
             "alpha": self.alpha,
             "temperature": self.temperature,

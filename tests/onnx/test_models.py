@@ -97,7 +97,7 @@ def _check_regions(analog: nn.Module, path: Path, manifest: Manifest, x: Tensor)
     for region in manifest.regions:
         assert region.exact
         op = ops[region.id]
-        weight = weight_of(analog, op)
+        weight = weight_of(op)
         for call in region.calls:
             with torch.no_grad(), noise_mode(analog, "off"):
                 expected = op(torch.from_numpy(found[call.input]), weight).numpy()

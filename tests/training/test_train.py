@@ -193,7 +193,7 @@ def inside(model: nn.Module) -> bool:
 def on_edges(model: nn.Module) -> list[tuple[Tensor, float]]:
     from analogize.crossbar.chip import weight_of
 
-    return [(weight_of(model, op), op.array.limits[1]) for op in operators(model)]  # type: ignore[index]
+    return [(weight_of(op), op.array.limits[1]) for op in operators(model)]  # type: ignore[index]
 
 
 class TestCheckpoint:

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from analogize.crossbar.array import WeightArray
-from analogize.crossbar.ops import AnalogOp, NoiseMode
+from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
 from analogize.errors import ExportError
 from analogize.model.module import AnalogModule, DigitalProduct, Report
@@ -97,6 +97,8 @@ class _Loader:
         module = AnalogModule.over(self.root, self.graph)
         digital = tuple(DigitalProduct(d.name, d.operator, d.reason) for d in self.manifest.digital)
         module.report = Report(self.manifest.target, digital, None)
+        for op in operators(module):
+            op.bind(module)
         return module.eval()
 
     def _value(self, name: str) -> fx.Node:

@@ -50,7 +50,7 @@ def assemble(
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == PLACEHOLDER:
             writer.replace(node, plans[node.attributes["region"].as_int()])
-    _annotate_digital(model.graph, digital, {p.op.region.bias: p.id for p in plans})
+    _annotate_digital(model.graph, digital, {p.region.bias: p.id for p in plans})
     if form == "flat":
         model.opset_imports.pop(DOMAIN, None)
     passes.RemoveUnusedNodesPass()(model)
@@ -190,15 +190,13 @@ class _Writer:
             ]
         )
         if structure not in self._functions:
-            name = "Analog" + "".join(
-                part.capitalize() for part in plan.op.region.operator.split("_")
-            )
+            name = "Analog" + "".join(part.capitalize() for part in plan.region.operator.split("_"))
             self._taken[name] = self._taken.get(name, 0) + 1
             if self._taken[name] > 1:
                 name = f"{name}_{self._taken[name]}"
             opset = self.model.opset_imports[""]
             graph = ir.Graph(inputs, [y], nodes=nodes, opset_imports={"": opset}, name=name)
-            graph.doc_string = f"{plan.op.region.operator} on an analog array: DAC, product, ADC"
+            graph.doc_string = f"{plan.region.operator} on an analog array: DAC, product, ADC"
             function = ir.Function(DOMAIN, name, graph=graph, attributes=[])
             self._functions[structure] = function
             self.model.functions[function.identifier()] = function

@@ -25,9 +25,9 @@ def entry(
     op = plan.op
     return manifest.RegionEntry(
         id=plan.id,
-        kind=op.region.operator,  # type: ignore[arg-type]
+        kind=plan.region.operator,  # type: ignore[arg-type]
         attributes=_attributes(op),
-        bias=op.region.bias,
+        bias=plan.region.bias,
         dac=_dac(op),
         weight=_weight(plan),
         adc=_adc(op),
@@ -91,7 +91,7 @@ def _weight(plan: RegionPlan) -> manifest.WeightEntry:
     has_grid = array.scale is not None
     return manifest.WeightEntry(
         initializer=f"{plan.owner}/weight",
-        parameter=plan.op.region.weight,
+        parameter=plan.region.weight,
         shape=tuple(array.shape),
         transposed=stored.transposed,
         cell_bits=array.cell_bits if stored.has_digits else None,

@@ -16,11 +16,13 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.ops import operators as all_operators
 from analogize.errors import ExportError
 from analogize.model.calls import Call, example_call
-from analogize.model.module import AnalogModule, Report
+from analogize.model.module import AnalogModule
+from analogize.model.parts import report_of
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
 from analogize.onnx.writing.assemble import assemble
 from analogize.onnx.writing.plan import NoiseKind, plan_regions
@@ -112,7 +114,8 @@ def export_onnx(
     if arithmetic != "float" and weights == "auto":
         # Integer kernels take 8-bit operands only.
         storage = "int8"
-    plans = plan_regions(model, operators, kind, seed, storage)
+    named = {found.op: found for found in located(model)}
+    plans = plan_regions([named[op] for op in operators], kind, seed, storage)
     exact_batchnorm = kind == "none" and all(p.max_accumulator is not None for p in plans)
     traced = trace(
         model,
@@ -122,7 +125,7 @@ def export_onnx(
         opset=opset,
         exact_batchnorm=exact_batchnorm,
     )
-    report: Report | None = getattr(model, "report", None)
+    report = report_of(model)
     target = report.target if report is not None else "unknown"
     manifest = assemble(traced, plans, target, form, arithmetic)
     files = write(traced.model, path, external_above)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from analogize.crossbar.ops import AnalogOp
 from analogize.errors import ExportError
-from analogize.model.module import Report
+from analogize.model.parts import report_of
 from analogize.onnx.writing.placeholder import (
     Placeholder,
     ScaleShift,
@@ -44,7 +44,7 @@ def prepared(
             op._is_bare = False
         for norm in norms:
             _spell_out(norm, exact_batchnorm)
-        report: Report | None = getattr(model, "report", None)
+        report = report_of(model)
         digital = () if report is None else report.digital
         yield Prepared(model, {d.name: d for d in digital}, {})
     finally:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from analogize.crossbar.chip import weight_of
+from analogize.crossbar.located import Located
 from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.region import Region
 from analogize.errors import CalibrationError, ExportError
 from analogize.onnx.writing.body import Array
 from analogize.onnx.writing.runtime_noise import RuntimeNoise, plan_noise
@@ -28,6 +31,7 @@ class RegionPlan:
         id: unique name.
         owner: the region whose array it uses; its own id if it owns the array.
         op: the operator.
+        region: what it stands for, with the names that the exported model gives.
         stored: the weights as the file keeps them.
         kind: what of the noise goes into the file.
         noise: what the graph draws at every run.
@@ -38,6 +42,7 @@ class RegionPlan:
     id: str
     owner: str
     op: AnalogOp
+    region: Region
     stored: Stored
     kind: NoiseKind
     noise: RuntimeNoise
@@ -46,8 +51,7 @@ class RegionPlan:
 
 
 def plan_regions(
-    model: nn.Module,
-    operators: tuple[AnalogOp, ...],
+    operators: Sequence[Located],
     noise: NoiseKind,
     seed: int | None,
     storage: WeightStorage,
@@ -55,8 +59,7 @@ def plan_regions(
     """Plan every region.
 
     Args:
-        model: the rewritten model, which holds the weights.
-        operators: its operators, in the order of the placeholders.
+        operators: the model's operators, in the order of the placeholders.
         noise: what of the weight noise goes into the file.
         seed: the chip to draw for ``"programmed"``, or None for the one programmed already.
         storage: how to keep the weights.
@@ -69,13 +72,13 @@ def plan_regions(
     owners: dict[int, str] = {}
     stored: dict[int, Stored] = {}
     plans: list[RegionPlan] = []
-    names = _unique([op.region.name for op in operators])
-    for name, op in zip(names, operators, strict=True):
+    names = _unique([found.region.name for found in operators])
+    for name, (op, region, array) in zip(names, operators, strict=True):
         _require_exportable(op)
         key = id(op.array)
         owner = owners.setdefault(key, name)
         # Floats of one region at a time: all of them would be a second copy of the model.
-        weights = _weights(model, op, noise, seed)
+        weights = _weights(op, array, noise, seed)
         if key not in stored:
             stored[key] = store(weights, op, noise == "programmed", storage)
         kept = stored[key]
@@ -86,6 +89,7 @@ def plan_regions(
                 id=name,
                 owner=owner,
                 op=op,
+                region=region,
                 stored=kept,
                 kind=noise,
                 noise=plan_noise(op, weights, kept.transposed) if draws else RuntimeNoise(),
@@ -114,9 +118,9 @@ def _require_exportable(op: AnalogOp) -> None:
         )
 
 
-def _weights(model: nn.Module, op: AnalogOp, noise: NoiseKind, seed: int | None) -> Tensor:
+def _weights(op: AnalogOp, name: str, noise: NoiseKind, seed: int | None) -> Tensor:
     """The weights in array units, on the CPU; the digits of a chip that has tiles of them."""
-    parameter = weight_of(model, op).detach()
+    parameter = weight_of(op).detach()
     if parameter.dtype != torch.float32:
         raise ExportError(
             f"region '{op.region.name}': its weights are {parameter.dtype}, and the file's "
@@ -125,7 +129,7 @@ def _weights(model: nn.Module, op: AnalogOp, noise: NoiseKind, seed: int | None)
     array = op.array
     if noise != "programmed":
         return array.clean(parameter).cpu()
-    chip = array.programmed(parameter) if seed is None else array.draw(parameter, seed)
+    chip = array.programmed(parameter) if seed is None else array.draw(parameter, seed, name=name)
     return (chip if op.tiles is not None else array.whole(chip)).cpu()
 
 
