@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import Converter
+from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
 from analogize.crossbar.side import DigitalSide, make_side
 from analogize.crossbar.tiled import TiledDifferentiable, Tiles, cut
@@ -33,10 +34,6 @@ from analogize.quantize import Bound
 from analogize.targets.spec import Target
 
 NoiseMode = Literal["off", "fresh", "programmed"]
-
-# Zero-centred codes up to this magnitude are exact in bfloat16 (8 significant bits).
-_EXACT_IN_BFLOAT16_BITS = 8
-_SAME = {dtype: Dtypes(dtype, dtype) for dtype in (torch.float32, torch.float64)}
 
 
 class AnalogOp(nn.Module):
@@ -186,7 +183,7 @@ class AnalogOp(nn.Module):
         if tiles is not None and product is not self.product:
             tiles = tiles.with_product(product)
         if self.observer is not None:
-            x, weight = _autocast(x, weight)
+            x, weight = autocast(x, weight)
             y: Tensor = self.digitally(product.forward, x, weight)
             self._observed = None if tiles is None else (x, weight, tiles)
             self.observer(x, y)
@@ -195,7 +192,7 @@ class AnalogOp(nn.Module):
         if not self.is_calibrated:
             self._settle(weight)
         if self.is_exact:
-            y = product.forward(*_autocast(x, weight))
+            y = product.forward(*autocast(x, weight))
             return y if self.side is None else self.side(y, x)
         mode = self._effective_mode()
         used, dtypes = self._weights(weight, mode, through), self._dtypes(x)
@@ -261,20 +258,8 @@ class AnalogOp(nn.Module):
         )
 
     def _dtypes(self, x: Tensor) -> Dtypes:
-        """What to compute in: the digital operator's dtype, unless codes would suffer.
-
-        Codes must stay exact and their sums finite: more than 8 bits do not fit bfloat16, and sums
-        of codes overflow float16, so either goes through float32.
-        """
-        native, device = x.dtype, x.device.type
-        if torch.is_autocast_enabled(device) and native != torch.float64:
-            native = torch.get_autocast_dtype(device)
-        if native in (torch.float32, torch.float64):
-            return _SAME[native]
         in_codes = self.dac.scale is not None or self.array.output_scale is not None
-        bits = max(self.dac.bits or 0, self.array.bits or 0)
-        fits = native == torch.bfloat16 and bits <= _EXACT_IN_BFLOAT16_BITS
-        return Dtypes(torch.float32 if in_codes and not fits else native, native)
+        return dtypes(x, in_codes, max(self.dac.bits or 0, self.array.bits or 0))
 
     def _settle(self, weight: Tensor) -> None:
         """Find the array's range if it waited for weights; refuse to guess any other."""
@@ -303,15 +288,6 @@ class AnalogOp(nn.Module):
     def extra_repr(self) -> str:
         """Operator and mode, for ``print(model)``."""
         return f"{self.region.operator}, noise {self.mode or 'default'}"
-
-
-def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Operands as autocast casts them for a digital product; below it, products run as they are."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device) or torch.float64 in (x.dtype, weight.dtype):
-        return x, weight
-    dtype = torch.get_autocast_dtype(device)
-    return x.to(dtype), weight.to(dtype)
 
 
 def operators(model: nn.Module) -> tuple[AnalogOp, ...]:
