@@ -18,15 +18,16 @@ from analogize.crossbar.noise import level
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import TrainingError
-from analogize.model.calls import Call, batch_call, device_of
+from analogize.model.calls import Call, device_of
 from analogize.model.parts import report_of
 from analogize.model.sharding import drop_copies, has_shards, shard
+from analogize.training.batches import batch_size, unpack
 from analogize.training.diagnose import first_non_finite
-from analogize.training.loss import check_settings, distillation_loss
+from analogize.training.features import feature_loss, recording, shared_regions
+from analogize.training.objective import Loss, Objective
 from analogize.training.reseed import reseed, step_normal
 from analogize.training.training_noise import TrainingNoise
 
-Loss = Callable[[Any, Any, Any], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
 
@@ -49,6 +50,10 @@ class Distillation(L.LightningModule):
             checkpoints, and run in eval mode without gradients or noise. None where ``alpha`` is 0.
         alpha: weight of the soft targets; 0 is plain noise injection.
         temperature: softens both outputs.
+        hard: weight of the labels' term; 0 learns from the teacher alone, without labels.
+        features: weight of feature distillation: the squared error of every operator's output, as a
+            share of its mean square in the teacher, a rewritten model with the same regions.
+        draws: forward passes a step, each with noise of its own, whose gradients are averaged.
         optimizer: makes the optimizer from parameters; by default SGD with momentum 0.9, learning
             rate 0.01 and weight decay 1e-4, the paper's L2 term.
         scheduler: makes a scheduler from the optimizer, stepped every epoch; by default a cosine
@@ -70,6 +75,9 @@ class Distillation(L.LightningModule):
         *,
         alpha: float = 1.0,
         temperature: float = 6.0,
+        hard: float = 1.0,
+        features: float = 0.0,
+        draws: int = 1,
         optimizer: MakeOptimizer | None = None,
         scheduler: MakeScheduler | None = None,
         loss: Loss | None = None,
@@ -78,24 +86,30 @@ class Distillation(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_settings(alpha, temperature)
+        self.objective = Objective(alpha, temperature, hard, features, draws, loss)
         _check_pair(student, teacher, alpha, loss)
-        self.student, self.alpha, self.temperature = student, alpha, temperature
+        self.student = student
         # In a list, the teacher is no submodule: neither saved, nor trained, nor wrapped.
-        self._teacher = [teacher] if teacher is not None and (alpha or loss) else []
+        needed = self.objective.needs_teacher
+        self._teacher = [teacher] if teacher is not None and needed else []
+        self._matched = shared_regions(student, teacher) if features else frozenset[str]()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
-        self._loss, self.noise = loss, noise or TrainingNoise()
+        self.noise = noise or TrainingNoise()
         self.chips, self.seed = (chips if operators(student) else 0), seed
         self._loaded_epoch = 0
 
     # ------------------------------------------------------------------ training
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of one batch on one draw of noise."""
-        call, labels = _unpack(batch)
+        """The loss of one batch on one draw of noise, or its mean over several."""
+        call, labels = unpack(batch)
         with self._training_noise(batch_idx):
-            outputs = call(self.student)
-            value = self._objective(call, outputs, labels)
+            draws = self.objective.draws
+            soft, wanted = self._teach(call)
+            value = self._pass(call, labels, soft, wanted)
+            for _ in range(draws - 1):
+                value = value + self._pass(call, labels, soft, wanted)
+            value = value if draws == 1 else value / draws
             if not bool(torch.isfinite(value)):
                 raise TrainingError(
                     f"the loss is {float(value.detach())} at step {self.global_step} (epoch "
@@ -134,28 +148,26 @@ class Distillation(L.LightningModule):
             "lr_scheduler": {"scheduler": cosine, "interval": "step"},
         }
 
-    def _objective(self, call: Call, outputs: Any, labels: Any) -> Tensor:
-        soft = self._teach(call)
-        if self._loss is not None:
-            return self._loss(outputs, soft, labels)
-        if labels is None:
-            raise TrainingError(
-                "the batch holds inputs and no labels, and the first term of equation 10 needs "
-                "them: give (inputs, labels), or a loss of your own that needs none"
-            )
-        return distillation_loss(outputs, soft, labels, self.alpha, self.temperature)
+    def _pass(self, call: Call, labels: Any, soft: Any, wanted: dict[str, Tensor]) -> Tensor:
+        """The loss of one forward pass of the student."""
+        with recording(self.student, self._matched) as found:
+            value = self.objective(call(self.student), soft, labels)
+        if not wanted:
+            return value
+        return value + self.objective.features * feature_loss(found, wanted)
 
-    def _teach(self, call: Call) -> Any:
-        """The teacher's outputs, clean and detached; None without a teacher."""
+    def _teach(self, call: Call) -> tuple[Any, dict[str, Tensor]]:
+        """The teacher's outputs and features, clean and detached; nothing without a teacher."""
         for teacher in self._teacher:
             modes = [(m, m.training) for m in teacher.modules()]
             try:
-                with torch.no_grad(), _clean(teacher):
-                    return call(teacher.eval())
+                seen = recording(teacher, self._matched)
+                with torch.no_grad(), _clean(teacher), seen as features:
+                    return call(teacher.eval()), features
             finally:
                 for module, training in modes:
                     module.training = training
-        return None
+        return None, {}
 
     def _project(self) -> None:
         if operators(self.student):
@@ -200,12 +212,12 @@ class Distillation(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Accuracy without noise and on chips; the loss on chips."""
-        call, labels = _unpack(batch)
-        size = _batch_size(call)
+        call, labels = unpack(batch)
+        size = batch_size(call)
         with _clean(self.student):
             outputs = call(self.student)
         self._log_accuracy("val_accuracy", outputs, labels, size)
-        value = self._objective(call, outputs, labels)
+        value = self.objective(outputs, self._teach(call)[0], labels)
         self.log("val_loss", value, batch_size=size, sync_dist=True)
         for number in range(self.chips):
             program(self.student, chip_seed(self.seed, number))
@@ -299,9 +311,9 @@ class Distillation(L.LightningModule):
         return {
             "target": "digital" if report is None else report.target,
             "target_digest": target_digest(self.student),
-            "alpha": self.alpha,
-            "temperature": self.temperature,
-            "noise": repr(self.noise),
+            **self.objective.settings,
+            # As it was before there was a start, for checkpoints from then.
+            "noise": repr(self.noise).replace(", eta_start=0.0", ""),
             "seed": self.seed,
         }
 
@@ -315,19 +327,6 @@ def _clean(model: nn.Module) -> Iterator[None]:
     """Without weight noise, where the model has any."""
     with noise_mode(model, "off") if operators(model) else nullcontext():
         yield
-
-
-def _unpack(batch: Any) -> tuple[Call, Any]:
-    """The call, and the labels or None; batches are on the device already."""
-    labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
-    inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
-    # A DataLoader makes a list of what was a tuple in the data set.
-    return batch_call((tuple(inputs) if isinstance(inputs, list) else inputs, None)), labels
-
-
-def _batch_size(call: Call) -> int:
-    first = next(iter([*call.args, *call.kwargs.values()]), None)
-    return len(first) if isinstance(first, Tensor) and first.ndim else 1
 
 
 def _check_pair(

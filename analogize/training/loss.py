@@ -11,9 +11,10 @@ from analogize.errors import TrainingError
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor | None,
-    labels: Tensor,
+    labels: Tensor | None,
     alpha: float = 1.0,
     temperature: float = 6.0,
+    hard: float = 1.0,
 ) -> Tensor:
     """Cross-entropy with the labels plus alpha T^2 cross-entropy with the teacher's soft outputs.
 
@@ -26,9 +27,10 @@ def distillation_loss(
     Args:
         student_logits: (N, C) or (N, C, ...) scores.
         teacher_logits: the same shape; None where ``alpha`` is 0.
-        labels: class indices (N) or (N, ...), int64.
+        labels: class indices (N) or (N, ...), int64; None where ``hard`` is 0.
         alpha: weight of the soft targets, at least 0.
         temperature: T, above 0; the paper uses 6 and finds 2 to 10 to be good.
+        hard: weight of the labels' term, 1 in the paper; 0 learns from the teacher alone.
 
     Returns:
         The loss, a 0-d tensor.
@@ -36,11 +38,16 @@ def distillation_loss(
     Raises:
         TrainingError: shapes do not fit, labels are no class indices, or a setting is out of range.
     """
-    check_settings(alpha, temperature)
-    _check_labels(student_logits, labels)
-    hard = F.cross_entropy(student_logits, labels)
+    check_settings(alpha, temperature, hard)
+    first = student_logits.new_zeros(())
+    if hard:
+        if labels is None:
+            raise TrainingError("labels are None; the first term needs them, or hard=0")
+        _check_labels(student_logits, labels)
+        first = F.cross_entropy(student_logits, labels)
+        first = first if hard == 1 else hard * first
     if alpha == 0:
-        return hard
+        return first
     if teacher_logits is None:
         raise TrainingError(
             f"alpha = {alpha:g} weighs the teacher's outputs and there are none: pass a teacher, "
@@ -53,17 +60,18 @@ def distillation_loss(
         )
     target = F.softmax(teacher_logits.detach() / temperature, dim=1)
     soft = F.cross_entropy(student_logits / temperature, target, reduction="none").mean()
-    return hard + alpha * temperature**2 * soft
+    return first + alpha * temperature**2 * soft
 
 
-def check_settings(alpha: float, temperature: float) -> None:
-    """Refuse an alpha below 0 and a temperature that is not above 0.
+def check_settings(alpha: float, temperature: float, hard: float = 1.0) -> None:
+    """Refuse weights below 0 and a temperature that is not above 0.
 
     Raises:
-        TrainingError: either is out of range, or no number.
+        TrainingError: one is out of range, or no number.
     """
-    if not 0 <= alpha < float("inf"):
-        raise TrainingError(f"alpha is {alpha!r}; it must be a finite number of at least 0")
+    for name, weight in (("alpha", alpha), ("hard", hard)):
+        if not 0 <= weight < float("inf"):
+            raise TrainingError(f"{name} is {weight!r}; it must be a finite number of at least 0")
     if not 0 < temperature < float("inf"):
         raise TrainingError(f"temperature is {temperature!r}; it must be a finite number above 0")
 

@@ -22,7 +22,8 @@ from analogize.crossbar.ops import operators
 from analogize.errors import TrainingError
 from analogize.model.calls import device_of
 from analogize.targets.spec import Target
-from analogize.training.distillation import Distillation, Loss, MakeOptimizer, MakeScheduler
+from analogize.training.distillation import Distillation, MakeOptimizer, MakeScheduler
+from analogize.training.objective import Loss
 from analogize.training.training_noise import TrainingNoise
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -37,6 +38,9 @@ def distill(
     epochs: int = 30,
     alpha: float = 1.0,
     temperature: float = 6.0,
+    hard: float = 1.0,
+    features: float = 0.0,
+    draws: int = 1,
     optimizer: MakeOptimizer | None = None,
     scheduler: MakeScheduler | None = None,
     loss: Loss | None = None,
@@ -65,6 +69,9 @@ def distill(
         epochs: passes over ``train``.
         alpha: weight of the soft targets.
         temperature: T.
+        hard: weight of the labels' term; 0 learns from the teacher alone, without labels.
+        features: weight of feature distillation, as for ``Distillation``.
+        draws: noise draws a step, whose gradients are averaged.
         optimizer: makes the optimizer from parameters; SGD by default.
         scheduler: makes a scheduler, stepped every epoch; cosine decay by default.
         loss: replaces equation 10, for models that are not classifiers.
@@ -97,6 +104,9 @@ def distill(
         teacher,
         alpha=alpha,
         temperature=temperature,
+        hard=hard,
+        features=features,
+        draws=draws,
         optimizer=optimizer,
         scheduler=scheduler,
         loss=loss,
@@ -151,8 +161,8 @@ def train_robust(
         epochs: of the three steps; 0 leaves a step out.
         optimizers: of the three steps.
         folder: where each step keeps its checkpoint; nothing is written by default.
-        settings: any other argument of ``distill``; ``alpha``, ``temperature``, ``loss`` and
-            ``noise`` apply to the last step only.
+        settings: any other argument of ``distill``; those of the loss (``alpha`` to ``draws``,
+            ``loss``), ``noise`` and ``ema`` apply to the last step only.
 
     Returns:
         The retrained model.
@@ -182,7 +192,7 @@ def train_robust(
 
 
 _STEPS = ("clean", "clipped", "noisy")
-_LAST_STEP_ONLY = ("alpha", "temperature", "loss", "noise", "ema")
+_LAST_STEP_ONLY = ("alpha", "temperature", "hard", "features", "draws", "loss", "noise", "ema")
 
 
 class _Batches:

@@ -20,6 +20,7 @@ from analogize import (
     analogize,
     clip_weights,
     distill,
+    noise_mode,
     train_robust,
 )
 from analogize.crossbar.ops import operators
@@ -348,3 +349,77 @@ class TestBadInput:
     def test_noise_levels(self) -> None:
         with pytest.raises(TrainingError, match="eta_std is -1"):
             TrainingNoise(eta_std=-1)
+
+
+class TestObjective:
+    """Off by default; each against what it says by hand."""
+
+    def step(
+        self, student: AnalogModule, teacher: nn.Module | None, **options: Any
+    ) -> AnalogModule:
+        """One step of plain SGD on one batch, without noise unless ``options`` say so."""
+        found = copy.deepcopy(student)
+        settings: dict[str, Any] = {"noise": TrainingNoise(eta=0.0), **QUIET, **options}
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        return distill(found, teacher, batches(1), epochs=1, optimizer=sgd, **settings)
+
+    def test_without_the_labels_term_none_are_needed(
+        self, student: AnalogModule, teacher: nn.Module
+    ) -> None:
+        labelled = self.step(student, teacher, hard=0.0)
+        assert not same(weights(labelled), weights(self.step(student, teacher)))
+        unlabelled = copy.deepcopy(student)
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        data = [x for x, _ in batches(1)]
+        off = TrainingNoise(eta=0.0)
+        distill(unlabelled, teacher, data, epochs=1, hard=0.0, optimizer=sgd, noise=off, **QUIET)
+        assert same(weights(labelled), weights(unlabelled))
+
+    def test_several_draws_are_the_mean_gradient(self, student: AnalogModule) -> None:
+        """Without noise every draw is the same, and so is their mean; with noise it is not."""
+        one, three = (self.step(student, None, alpha=0.0, draws=n) for n in (1, 3))
+        for a, b in zip(weights(one), weights(three), strict=True):
+            torch.testing.assert_close(a, b)
+        noisy = TrainingNoise(eta=0.3)
+        one, three = (self.step(student, None, alpha=0.0, noise=noisy, draws=n) for n in (1, 3))
+        assert not same(weights(one), weights(three))
+
+    def test_features_pull_towards_the_teachers_activations(
+        self, student: AnalogModule, target: Target
+    ) -> None:
+        other = analogize(network(), target)
+        x, _ = batches(1)[0]
+
+        def distance(model: AnalogModule) -> float:
+            outputs: dict[int, list[Tensor]] = {}
+            for one in (model, other):
+                seen = outputs.setdefault(id(one), [])
+                hooks = [
+                    op.register_forward_hook(lambda _o, _a, y, s=seen: s.append(y))
+                    for op in operators(one)[:1]
+                ]
+                with torch.no_grad(), noise_mode(one, "off"):
+                    one(x)
+                for hook in hooks:
+                    hook.remove()
+            return float((outputs[id(model)][0] - outputs[id(other)][0]).square().mean())
+
+        plain, pulled = (self.step(student, other, features=f) for f in (0.0, 10.0))
+        assert distance(pulled) < distance(plain)
+
+    def test_what_leaves_nothing_to_learn_from_is_refused(
+        self, student: AnalogModule, teacher: nn.Module
+    ) -> None:
+        with pytest.raises(TrainingError, match="both 0"):
+            self.step(student, None, alpha=0.0, hard=0.0)
+        with pytest.raises(TrainingError, match="draws is 0"):
+            self.step(student, teacher, draws=0)
+        with pytest.raises(TrainingError, match="has none of them"):
+            self.step(student, teacher, features=1.0)
+        with pytest.raises(TrainingError, match="hard is -1"):
+            self.step(student, teacher, hard=-1)
+
+    def test_the_level_can_fall_to_the_one_in_use(self) -> None:
+        noise = TrainingNoise(eta=0.05, eta_start=0.2, eta_warmup=4)
+        levels = [noise.at(0.05, epochs, lambda: 0.0) for epochs in (0, 2, 4, 9)]
+        assert levels == pytest.approx([0.2, 0.125, 0.05, 0.05])
