@@ -236,5 +236,35 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def run(operator: str, attributes: dict[str, Any], *inputs: Any) -> Any:
-    """Run one node; a function of its own, so that a graph of such calls copies and pickles."""
-    return OPERATORS[operator](*inputs, **attributes)
+    """Run one node; a function of its own, so that a graph of such calls copies and pickles.
+
+    Raises:
+        ExportError: inputs or attributes of the file that this operator cannot have.
+    """
+    try:
+        return OPERATORS[operator](*inputs, **attributes)
+    except Exception as cause:
+        # Subclasses are somebody's signals: no memory left, or a shape that a compiler must guard.
+        if type(cause) not in _UNFIT:
+            raise
+        given = ", ".join(_shown(one) for one in inputs)
+        reason = str(cause).strip().split("\n")[0]
+        raise ExportError(
+            f"the file's operator '{operator}' cannot run on ({given}), {attributes}: {reason}"
+        ) from cause
+
+
+_UNFIT = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    ZeroDivisionError,
+)
+
+
+def _shown(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -31,13 +31,15 @@ from analogize.onnx.reading.decode import (
 from analogize.onnx.reading.kernels import bind, run
 from analogize.onnx.reading.read import load_model, read_manifest
 from analogize.onnx.reading.settings import product_of, target_of
+from analogize.onnx.reading.trust import reading, require_leave
 from analogize.product import Product
 from analogize.targets import spec
+from analogize.targets.functions import Allowed
 
 _MODES: dict[str, NoiseMode] = {"none": "off", "runtime": "fresh", "programmed": "programmed"}
 
 
-def load_onnx(path: str | os.PathLike[str]) -> AnalogModule:
+def load_onnx(path: str | os.PathLike[str], *, allow_functions: Allowed = False) -> AnalogModule:
     """Rebuild a runnable analog module from an annotated file.
 
     Its outputs are the file's. Noise is as in the file: off, fresh at every pass, or that of the
@@ -46,13 +48,15 @@ def load_onnx(path: str | os.PathLike[str]) -> AnalogModule:
 
     Args:
         path: a file of ``export_onnx``, as written or after tools that keep its tensors' names.
+        allow_functions: which Python functions (``package.module:function``) the file's noise may
+            import and call: none, all (True), or those named. See ``load_target``.
 
     Returns:
         The module, in eval mode.
 
     Raises:
-        ExportError: no such file, no manifest, tensors of a region that a tool has removed, or a
-            digital operator that cannot be run here.
+        ExportError: no such file, no manifest, tensors of a region that a tool has removed, a
+            digital operator that cannot be run here, or a function without leave.
     """
     source = str(path)
     model = load_model(path)
@@ -62,7 +66,9 @@ def load_onnx(path: str | os.PathLike[str]) -> AnalogModule:
             f"{source}: has no manifest, so converters and noise are unknown; load the file as "
             "export_onnx() wrote it"
         )
-    return _Loader(model, manifest, source).build()
+    require_leave(manifest, source, allow_functions)
+    with reading(source, "its graph"):
+        return _Loader(model, manifest, source).build()
 
 
 class _Loader:
@@ -88,7 +94,8 @@ class _Loader:
 
     def build(self) -> AnalogModule:
         for entry in self.manifest.regions:
-            self._operator(entry)
+            with reading(self.source, f"region '{entry.id}'"):
+                self._operator(entry)
         for value in self.model.graph.input:
             if value.name not in self.tensors:
                 self.values[value.name] = self.graph.placeholder(_identifier(value.name))
@@ -103,17 +110,24 @@ class _Loader:
 
     def _value(self, name: str) -> fx.Node:
         """The node that computes a tensor, made with everything it needs."""
-        pending = [name]
+        pending, begun = [name], set[str]()
         while pending:
             current = pending[-1]
             if current in self.values:
                 pending.pop()
                 continue
             needed = [n for n in self._inputs(current) if n and n not in self.values]
+            if needed and current in begun:
+                raise ExportError(
+                    f"{self.source}: tensor '{current}' is computed from itself; a graph with a "
+                    "circle cannot be run: export the model again"
+                )
+            begun.add(current)
             if needed:
                 pending += needed
             else:
-                self.values[current] = self._make(current)
+                with reading(self.source, f"tensor '{current}'"):
+                    self.values[current] = self._make(current)
         return self.values[name]
 
     def _inputs(self, name: str) -> list[str]:
@@ -171,11 +185,15 @@ class _Loader:
     def _keep(self, name: str, values: Tensor) -> str:
         """Store a tensor under its name: floats as parameters, the rest as buffers."""
         owner: nn.Module = self.root
-        *folders, last = (_identifier(part) for part in name.replace("/", ".").split("."))
-        for folder in folders:
+        *parts, last = (_identifier(part) for part in name.replace("/", ".").split("."))
+        folders: list[str] = []
+        for folder in parts:
+            while not isinstance(getattr(owner, folder, owner), nn.Module):
+                folder += "_"
             if not hasattr(owner, folder):
                 owner.add_module(folder, nn.Module())
             owner = owner.get_submodule(folder)
+            folders.append(folder)
         while hasattr(owner, last):
             last += "_"
         if values.dtype == torch.float32 and values.ndim:
@@ -260,4 +278,4 @@ def _item(values: tuple[Any, ...], index: int) -> Any:
 
 
 def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
+    return "".join(c if c.isalnum() else "_" for c in name) or "_"

@@ -31,6 +31,7 @@ from analogize.onnx.reading.decode import (
     require_same_scales,
     require_unchanged,
 )
+from analogize.onnx.reading.trust import reading
 
 Sign = Literal["node metadata", "call node", "node name", "weight name"]
 _NAME = re.compile(r"^(?P<id>.+?)(?:@\d+)?/(?:dac|weight|noise|mac|adc|sum)(?:/.*)?$")
@@ -77,7 +78,7 @@ def read_regions(path: str | os.PathLike[str]) -> tuple[OnnxRegion, ...]:
             for name, (by, nodes) in signs.items()
         ]
     else:
-        found = [_region(r, signs, tensors, str(path)) for r in manifest.regions]
+        found = [_checked_region(r, signs, tensors, str(path)) for r in manifest.regions]
     if not found:
         raise ExportError(
             f"{path}: has no analog region: neither a manifest ({DOMAIN}.manifest) nor nodes of "
@@ -103,7 +104,24 @@ def load_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
         ) from error
     if not model.graph.node or not model.opset_import:
         raise ExportError(f"{path}: holds no ONNX graph; it may be truncated or of another format")
+    # protobuf hands out text that is not UTF-8 as bytes.
+    foreign = next((name for name in _names(model) if not isinstance(name, str)), None)
+    if foreign is not None:
+        raise ExportError(
+            f"{path}: the name {foreign!r} is not UTF-8 text; the file is damaged: export it again"
+        )
     return model
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str]:
+    graph = model.graph
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+        yield from (text for p in node.metadata_props for text in (p.key, p.value))
+    for value in (*graph.initializer, *graph.input, *graph.output):
+        yield value.name
+    yield from (text for p in model.metadata_props for text in (p.key, p.value))
 
 
 def read_manifest(model: onnx.ModelProto, source: str) -> Manifest | None:
@@ -113,6 +131,16 @@ def read_manifest(model: onnx.ModelProto, source: str) -> Manifest | None:
         ExportError: it has one that cannot be read.
     """
     return parse({p.key: p.value for p in model.metadata_props}, source)
+
+
+def _checked_region(
+    entry: RegionEntry,
+    signs: dict[str, tuple[Sign, list[str]]],
+    tensors: dict[str, onnx.TensorProto],
+    source: str,
+) -> OnnxRegion:
+    with reading(source, f"region '{entry.id}'"):
+        return _region(entry, signs, tensors, source)
 
 
 def _region(

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from analogize.errors import ExportError
 from analogize.onnx.manifest import ConverterEntry, RegionEntry, TileEntry
 from analogize.product import BatchedLinear, Convolution, Linear, Product
 from analogize.targets import spec
 
+# Attributes of a convolution, and the least that each may be.
+_LEAST = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+
 
 def product_of(entry: RegionEntry) -> Product:
-    """The product that a region computes."""
+    """The product that a region computes.
+
+    Raises:
+        ExportError: attributes that no such product has, or that do not fit the weights' shape.
+    """
+    shape = entry.weight.shape
+    if min(shape, default=1) < 0:
+        raise ExportError(f"its weights have the shape {shape}; sizes start at 0")
     if entry.kind == "linear":
+        _require_rank(entry, len(shape) in (1, 2), "1 or 2")
         return Linear()
     if entry.kind == "batched_linear":
-        return BatchedLinear(entry.weight.shape[:-2])
+        _require_rank(entry, len(shape) > 2, "3 or more")
+        return BatchedLinear(shape[:-2])
     values = entry.attributes
+    dimensions = int(entry.kind[-2])
+    _require_rank(entry, len(shape) == dimensions + 2, f"{dimensions + 2}")
 
     def sizes(key: str) -> tuple[int, ...]:
         found = values.get(key, (0,))
-        return found if isinstance(found, tuple) else (found,)
+        several = found if isinstance(found, tuple) else (found,)
+        if len(several) not in (1, dimensions) or min(several, default=0) < _LEAST[key]:
+            raise ExportError(
+                f"its attribute {key} is {found}; a {entry.kind} takes 1 or {dimensions} numbers "
+                f"from {_LEAST[key]}"
+            )
+        return several
 
-    groups = values["groups"]
-    assert isinstance(groups, int)
+    groups = values.get("groups", 1)
+    if not isinstance(groups, int) or groups < 1 or shape[0] % groups:
+        raise ExportError(f"its attribute groups is {groups}; it must divide {shape[0]} channels")
     return Convolution(
         entry.kind,
         stride=sizes("stride"),
@@ -30,6 +52,14 @@ def product_of(entry: RegionEntry) -> Product:
         output_padding=sizes("output_padding"),
         groups=groups,
     )
+
+
+def _require_rank(entry: RegionEntry, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise ExportError(
+            f"its weights have the shape {entry.weight.shape}; those of a {entry.kind} have "
+            f"{wanted} dimensions"
+        )
 
 
 def target_of(entry: RegionEntry, name: str) -> spec.Target:
