@@ -16,7 +16,7 @@ from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.side import can_branch, make_side
 from analogize.errors import CalibrationError
 from analogize.evaluation.head import bias_of, head_of, refit, scores_of
-from analogize.evaluation.kept import Kept
+from analogize.evaluation.kept import Kept, digital_parameters
 from analogize.evaluation.recalibrate import Recalibration, norms
 from analogize.model.calls import Call, batch_call, device_of
 
@@ -178,10 +178,7 @@ def _tune(model: nn.Module, calls: list[Call], wanted: list[Tensor], settings: A
     """Train the digital parameters of one dimension, and branches, to the teacher's outputs."""
     generator = torch.Generator().manual_seed(settings.seed)
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    analog = {op.region.weight for op in operators(model)}
-    trained: list[Tensor] = [
-        p for n, p in model.named_parameters() if p.ndim == 1 and n not in analog
-    ]
+    trained: list[Tensor] = [p for _, p in digital_parameters(model) if p.ndim == 1]
     branches = _branches(model, settings.rank, generator)
     order = torch.randperm(len(calls), generator=generator).tolist()
     try:
@@ -240,18 +237,15 @@ def _branches(model: nn.Module, rank: int, generator: torch.Generator) -> list[T
 def _cost(
     model: nn.Module, call: Call, last: AnalogOp | str | None, head: str | None, steps: int
 ) -> Adapted:
-    analog = {op.region.weight for op in operators(model)}
     parameters = sum(
         2 * len(norm.running_mean) for norm in norms(model) if norm.running_mean is not None
     )
     if steps:
-        own = [p for n, p in model.named_parameters() if p.ndim == 1 and n not in analog]
-        parameters += sum(p.numel() for p in own)
+        parameters += sum(p.numel() for _, p in digital_parameters(model) if p.ndim == 1)
     if isinstance(last, str) and head is not None:
-        named = [model.get_parameter(last)] + (
-            [] if steps else [model.get_parameter(bias_of(last))]
-        )
-        parameters += sum(p.numel() for p in named)
+        # The steps count every bias.
+        names = [last] if steps else [last, bias_of(last)]
+        parameters += sum(model.get_parameter(name).numel() for name in names)
     sides = {op: op.side for op in operators(model) if op.side is not None}
     positions: dict[AnalogOp, int] = dict.fromkeys(sides, 0)
 

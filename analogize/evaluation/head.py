@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.side import make_side
 from analogize.errors import CalibrationError
+from analogize.evaluation.kept import digital_parameters
 from analogize.evaluation.ridge import ridge
 from analogize.model.calls import Call
 from analogize.product import Linear
@@ -45,9 +46,8 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        analog = {op.region.weight for op in operators(model)}
-        named = model.named_parameters()
-        self.names = {id(p): n for n, p in named if n not in analog and n.endswith("weight")}
+        named = digital_parameters(model)
+        self.names = {id(p): name for name, p in named if name.endswith("weight")}
         self.last: tuple[AnalogOp | str, Tensor, Tensor] | None = None
         self.calls: Counter[AnalogOp | str] = Counter()
 

@@ -19,8 +19,7 @@ class Kept:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        analog = {op.region.weight for op in operators(model)}
-        tensors: list[Tensor] = [p for n, p in model.named_parameters() if n not in analog]
+        tensors: list[Tensor] = [p for _, p in digital_parameters(model)]
         tensors += [b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._sides = [(op, op.side) for op in operators(model)]
@@ -44,3 +43,12 @@ class Kept:
         trace: TracebackType | None,
     ) -> None:
         self.restore()
+
+
+def digital_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Every parameter, with its name, that no array is programmed from."""
+    analog: set[int] = set()
+    for op in operators(model):
+        behind = op.stored.sources()
+        analog.update(map(id, behind or [op.stored.value()]))
+    return [(name, p) for name, p in model.named_parameters() if id(p) not in analog]

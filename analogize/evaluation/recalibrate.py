@@ -98,10 +98,13 @@ def recalibrate(
 
 @dataclass(frozen=True)
 class Reference:
-    """What a teacher's operators put out on the data, and which of them BatchNorm takes."""
+    """What a teacher's operators put out on the data, and which of them BatchNorm takes.
 
-    outputs: dict[str, Moments]
-    normed: frozenset[str]
+    Operators are known by their place among ``operators(model)``.
+    """
+
+    outputs: tuple[Moments, ...]
+    normed: frozenset[int]
 
 
 def reference(model: nn.Module, data: Iterable[Any], teacher: nn.Module) -> Reference:
@@ -114,18 +117,19 @@ def reference(model: nn.Module, data: Iterable[Any], teacher: nn.Module) -> Refe
         raise CalibrationError(
             f"{type(model).__name__} has no analog operator that could be matched to a teacher"
         )
-    outputs: dict[str, Moments] = {op.region.name: Moments() for op in operators(model)}
-    normed: set[str] = set()
-    last: list[tuple[str, Tensor]] = []
+    source = model if teacher is model else _digital(model, teacher)
+    places = {op: place for place, op in enumerate(operators(source))}
+    outputs = tuple(Moments() for _ in places)
+    normed: set[int] = set()
+    last: list[tuple[int, Tensor]] = []
 
     def keep(op: AnalogOp, _x: Tensor, y: Tensor) -> None:
-        outputs[op.region.name].add(y, _channels(op.product))
-        last[:] = [(op.region.name, y)]
+        outputs[places[op]].add(y, _channels(op.product))
+        last[:] = [(places[op], y)]
 
     def take(_norm: nn.Module, args: tuple[Any, ...]) -> None:
-        normed.update(name for name, y in last if args and args[0] is y)
+        normed.update(place for place, y in last if args and args[0] is y)
 
-    source = model if teacher is model else _digital(model, teacher)
     with torch.no_grad(), _evaluating(source), ExitStack() as hooks, Kept(source):
         if teacher is model:
             hooks.enter_context(noise_mode(model, "off"))
@@ -163,7 +167,11 @@ def _recalibrate(
     matched = (
         []
         if found is None
-        else [op for op in operators(model) if op.region.name not in found.normed]
+        else [
+            (op, found.outputs[place])
+            for place, op in enumerate(operators(model))
+            if place not in found.normed
+        ]
     )
     if not layers and not matched:
         raise CalibrationError(
@@ -174,8 +182,7 @@ def _recalibrate(
     try:
         with torch.no_grad(), _evaluating(model), ExitStack() as hooks:
             counts = [_follow(hooks, norm, shrink) for norm in layers]
-            if found is not None:
-                counts += [_match(hooks, op, found, shrink) for op in matched]
+            counts += [_match(hooks, op, wanted, shrink) for op, wanted in matched]
             _run(model, data)
         _require_finite(model)
     except BaseException:
@@ -201,9 +208,9 @@ def _follow(hooks: ExitStack, norm: _BatchNorm, shrink: bool) -> list[int]:
     return calls
 
 
-def _match(hooks: ExitStack, op: AnalogOp, found: Reference, shrink: bool) -> list[int]:
+def _match(hooks: ExitStack, op: AnalogOp, wanted: Moments, shrink: bool) -> list[int]:
     """After every call of ``op``: match the outputs so far, and this one at once."""
-    seen, wanted, calls = Moments(), found.outputs[op.region.name], [0]
+    seen, calls = Moments(), [0]
     op.side = None
 
     def after(_op: nn.Module, args: tuple[Any, ...], kwargs: Any, y: Tensor) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogize.crossbar.ops import operators
+from analogize.crossbar.located import located
 from analogize.errors import TrainingError
 
 
@@ -36,11 +36,11 @@ def recording(model: nn.Module, regions: frozenset[str]) -> Iterator[dict[str, T
     """Within the block the dict gets what each of ``regions`` puts out, in its last call."""
     seen: dict[str, Tensor] = {}
 
-    def keep(op: Any, _args: object, y: Tensor) -> None:
-        seen[op.region.name] = y
+    def keeper(name: str) -> Any:
+        return lambda _op, _args, y: seen.__setitem__(name, y)
 
-    chosen = [op for op in operators(model) if op.region.name in regions] if regions else []
-    handles = [op.register_forward_hook(keep) for op in chosen]
+    chosen = [found for found in located(model) if found.region.name in regions] if regions else []
+    handles = [found.op.register_forward_hook(keeper(found.region.name)) for found in chosen]
     try:
         yield seen
     finally:
@@ -59,4 +59,4 @@ def feature_loss(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
 
 
 def _names(model: nn.Module) -> list[str]:
-    return [op.region.name for op in operators(model)]
+    return [found.region.name for found in located(model)]

@@ -306,3 +306,16 @@ def test_one_image_changes_nothing() -> None:
     mean, variance = blended(moments, torch.zeros(4), torch.ones(4))
     assert torch.equal(mean, torch.zeros(4).double())
     assert torch.equal(variance, torch.ones(4).double())
+
+
+def test_two_parts_with_equal_names_inside_are_told_apart(noise: Target) -> None:
+    model = nn.Sequential()
+    for width in (3, 8):
+        part = nn.Sequential(nn.Conv2d(width, 8, 3, padding=1), nn.ReLU()).eval()
+        model.append(analogize(part, noise))
+    program(model, 1)
+    assert recalibrate(model, [torch.randn(16, 3, 8, 8)], model) == 2
+    first, second = (op.side for op in operators(model))
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first.scale, second.scale)
