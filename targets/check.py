@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from analogize.targets.base import refuse
+from analogize.targets.curve import Curve, Table, parts
 from analogize.targets.noise import (
     CustomNoise,
     GaussianNoise,
@@ -56,7 +58,10 @@ def check_devices(target: Target) -> None:
 
 
 def _check_order(model: NoiseModel, index: int, late: str | None) -> str | None:
-    """Programming, then time, then wires; returns the last model that is no programming."""
+    """Programming, then time, then wires; returns the last model that is no programming.
+
+    A function of the user's may be any of them but the wires: where it stands says which.
+    """
     if isinstance(model, _PROGRAMMING):
         if late is not None:
             reason = f"it happens during programming, so list it before '{late}'"
@@ -65,7 +70,7 @@ def _check_order(model: NoiseModel, index: int, late: str | None) -> str | None:
     if late == "ir_drop":
         reason = "wires come in when all cells are as they are read, so list it before 'ir_drop'"
         raise refuse(f"noise.{index}.model", reason)
-    return model.model
+    return late if isinstance(model, CustomNoise) else model.model
 
 
 def _check_conductance(target: Target, model: NoiseModel, index: int) -> None:
@@ -81,15 +86,39 @@ def _check_conductance(target: Target, model: NoiseModel, index: int) -> None:
         if conductance.unit != "uS":
             reason = f"ohms need siemens, so give conductances in uS, not {conductance.unit}"
             raise refuse(f"noise.{index}.model", reason)
-    if isinstance(model, ProgrammingNoise | RelaxationNoise) and model.valid is not None:
-        low, high = model.valid.min, model.valid.max
+    for key, low, high in _bounds(model):
         if not low <= conductance.g_min < conductance.g_max <= high:
             reason = (
                 f"its figures hold from {low:g} to {high:g} {conductance.unit}, and the target "
                 f"uses {conductance.g_min:g} to {conductance.g_max:g}; stay inside, or give "
                 "curves that were measured there"
             )
-            raise refuse(f"noise.{index}.valid", reason)
+            raise refuse(f"noise.{index}.{key}", reason)
+
+
+def _bounds(model: NoiseModel) -> Iterator[tuple[str, float, float]]:
+    """Key, smallest and largest conductance of every figure of ``model`` that has bounds.
+
+    A point in time may hold for fewer conductances than the target uses: then the target is refused
+    at that time, and not before.
+    """
+    valid = getattr(model, "valid", None)
+    if valid is not None:
+        yield "valid", valid.min, valid.max
+    for key in ("sigma", "bias", "nu_mean", "nu_std", "q"):
+        yield from _table_bounds(key, getattr(model, key, None))
+    if isinstance(model, RelaxationNoise):
+        for number, point in enumerate(model.points):
+            for key in ("sigma", "bias"):
+                yield from _table_bounds(f"points.{number}.{key}", getattr(point, key))
+
+
+def _table_bounds(key: str, curve: Curve | None) -> Iterator[tuple[str, float, float]]:
+    if curve is None:
+        return
+    tables = [part for part in parts(curve) if isinstance(part, Table)]
+    if len(tables) == len(parts(curve)):  # of mixed pieces others may cover the rest
+        yield key, min(t.ends[0] for t in tables), max(t.ends[1] for t in tables)
 
 
 def check_output(target: Target) -> None:

@@ -31,6 +31,11 @@ class Conductance(Spec):
         description="What g_max stands for: the end of the layer's range that is farther from 0, "
         "or the largest magnitude in each column (output channel).",
     )
+    bounded: bool = Field(
+        default=False,
+        strict=True,
+        description="true: no device is read outside [g_min, g_max], whatever noise does.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,4 +1,4 @@
-"""Curves over conductance: the forms in which device figures are published.
+"""Curves over conductance: the forms in which device figures are published, or measured.
 
 Every curve gives a quantity (a standard deviation in microsiemens, a drift exponent, ...) as a
 function of ``x``: the conductance over ``reference``, or the conductance itself without one.
@@ -6,6 +6,7 @@ function of ``x``: the conductance over ``reference``, or the conductance itself
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -34,16 +35,14 @@ class Logarithmic(Spec):
     kind: Literal["logarithmic"] = "logarithmic"
     slope: Real = Field(description="Change per factor e of x.")
     intercept: Real = Field(description="Value at x = 1.")
-    min: Real = Field(description="Smallest value of the curve.")
-    max: Real = Field(description="Largest value of the curve, also its value at x = 0.")
+    min: Real = Field(description="Smallest value; a rising curve's at x = 0.")
+    max: Real = Field(description="Largest value; a falling curve's at x = 0.")
     reference: _Reference = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.min > self.max:
             raise refuse("min", f"min ({self.min:g}) must not be above max ({self.max:g})")
-        if self.slope > 0:
-            raise refuse("slope", "must be at most 0: the curve takes its maximum at x = 0")
         return self
 
 
@@ -66,7 +65,44 @@ class Saturating(Spec):
     reference: _Reference = None
 
 
-SimpleCurve = Annotated[Polynomial | Logarithmic | Power | Saturating, Field(discriminator="kind")]
+class Table(Spec):
+    """Measured points, as many as there are; straight lines between them.
+
+    A target uses conductances between the first and the last point; a device that noise carries
+    beyond them is taken as at the nearest point.
+    """
+
+    kind: Literal["table"] = "table"
+    conductance: tuple[Level, ...] = Field(min_length=2, description="Where: x, increasing.")
+    value: tuple[Real, ...] = Field(min_length=2, description="What was found at each of them.")
+    reference: _Reference = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.value) != len(self.conductance):
+            raise refuse(
+                "value",
+                f"{len(self.value)} values for {len(self.conductance)} conductances; give one each",
+            )
+        _check_increasing("conductance", self.conductance)
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The first and the last conductance, in G's unit."""
+        unit = self.reference or 1.0
+        return self.conductance[0] * unit, self.conductance[-1] * unit
+
+
+def _check_increasing(key: str, values: tuple[float, ...]) -> None:
+    for index, (before, after) in enumerate(pairwise(values), start=1):
+        if after <= before:
+            raise refuse(f"{key}.{index}", f"must be above the one before ({before:g})")
+
+
+SimpleCurve = Annotated[
+    Polynomial | Logarithmic | Power | Saturating | Table, Field(discriminator="kind")
+]
 
 
 class Piecewise(Spec):
@@ -78,6 +114,40 @@ class Piecewise(Spec):
     high: SimpleCurve = Field(description="The curve from the split on.")
 
 
+class Pieces(Spec):
+    """Any number of curves, each from one conductance to the next."""
+
+    kind: Literal["pieces"] = "pieces"
+    splits: tuple[Positive, ...] = Field(
+        min_length=1, description="Where one curve ends and the next begins, in G's unit."
+    )
+    curves: tuple[SimpleCurve, ...] = Field(
+        min_length=2, description="One more than splits: the first holds below the first split."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.curves) != len(self.splits) + 1:
+            raise refuse(
+                "curves",
+                f"{len(self.curves)} curves for {len(self.splits)} splits; give one curve more",
+            )
+        _check_increasing("splits", self.splits)
+        return self
+
+
 Curve = Annotated[
-    Polynomial | Logarithmic | Power | Saturating | Piecewise, Field(discriminator="kind")
+    Polynomial | Logarithmic | Power | Saturating | Table | Piecewise | Pieces,
+    Field(discriminator="kind"),
 ]
+
+
+def parts(curve: Curve) -> tuple[Curve, ...]:
+    """The curves that ``curve`` is made of; itself alone where it is one."""
+    match curve:
+        case Piecewise():
+            return curve.low, curve.high
+        case Pieces():
+            return curve.curves
+        case _:
+            return (curve,)

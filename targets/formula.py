@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import singledispatch
 
 from analogize.targets.curve import (
     Curve,
     Logarithmic,
+    Pieces,
     Piecewise,
     Polynomial,
     Power,
     Saturating,
+    Table,
 )
 from analogize.targets.noise import (
     DriftNoise,
@@ -25,10 +28,13 @@ from analogize.targets.noise import (
     RelaxationNoise,
     StuckNoise,
     VariationNoise,
+    holds_until,
+    scale_of,
 )
 
+_WIDTH = 100
 
-@singledispatch
+
 def formula(model: NoiseModel, unit: str) -> str:
     """What ``model`` does, in a few lines.
 
@@ -36,31 +42,54 @@ def formula(model: NoiseModel, unit: str) -> str:
         model: any noise model.
         unit: of the conductances.
     """
+    text = _formula(model, unit)
+    scale, until = scale_of(model), holds_until(model)
+    if scale != 1:
+        text += f"\n  all of it times {scale:g}"
+    return text if until is None else f"{text}\n  up to {until:g} s"
+
+
+def _wrapped(point: str) -> str:
+    """A polynomial of degree 10 has several lines."""
+    return textwrap.fill(point, _WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False)
+
+
+@singledispatch
+def _formula(model: NoiseModel, unit: str) -> str:
     return str(model)
 
 
-@formula.register
+@_formula.register
 def _(model: GaussianNoise, unit: str) -> str:
     return f"Gaussian, {model}: sigma_N = eta (W_max - W_min)"
 
 
-@formula.register
+@_formula.register
 def _(model: FixedSNRNoise, unit: str) -> str:
     return f"Gaussian, {model}"
 
 
-@formula.register
+@_formula.register
 def _(model: ProgrammingNoise, unit: str) -> str:
-    return f"programming noise, sigma(G) = {curve(model.sigma, unit)}"
+    return f"programming noise, sigma(G) = {curve(model.sigma, unit)}{_bias(model.bias, unit)}"
 
 
-@formula.register
+@_formula.register
 def _(model: RelaxationNoise, unit: str) -> str:
-    points = [f"sigma(G) = {curve(p.sigma, unit)}, at {p.time:g} s" for p in model.points]
-    return "\n  ".join(["programming noise over time", *points])
+    points = [
+        f"sigma(G) = {curve(p.sigma, unit)}{_bias(p.bias, unit)}, at {p.time:g} s"
+        + ("" if p.valid is None else f", G from {p.valid.min:g} to {p.valid.max:g} {unit}")
+        for p in model.points
+    ]
+    between = ", linear between" if model.interpolation == "linear" else ""
+    return "\n  ".join([f"programming noise over time{between}", *map(_wrapped, points)])
 
 
-@formula.register
+def _bias(of: Curve | None, unit: str) -> str:
+    return "" if of is None else f", mean {curve(of, unit)}"
+
+
+@_formula.register
 def _(model: DriftNoise, unit: str) -> str:
     return (
         f"drift, G ((t + t0) / t0)^-nu, t0 = {model.t0:g} s\n"
@@ -69,7 +98,7 @@ def _(model: DriftNoise, unit: str) -> str:
     )
 
 
-@formula.register
+@_formula.register
 def _(model: LogDriftNoise, unit: str) -> str:
     return (
         f"drift from 1 s on, mean {model.mean_slope:g} ln t, deviation "
@@ -77,30 +106,35 @@ def _(model: LogDriftNoise, unit: str) -> str:
     )
 
 
-@formula.register
+@_formula.register
 def _(model: OneOverFNoise, unit: str) -> str:
-    return (
-        "1/f noise, sigma = G Q sqrt(ln((t + t0 + t_read) / (2 t_read))), "
-        f"t0 = {model.t0:g} s, t_read = {model.t_read:g} s\n  Q = {curve(model.q)}"
+    factor = "sigma(G)" if model.q is None else "G Q"
+    text = (
+        f"1/f noise, sigma = {factor} sqrt(ln((t + t0 + t_read) / (2 t_read))), "
+        f"t0 = {model.t0:g} s, t_read = {model.t_read:g} s"
     )
+    if model.q is not None:
+        return f"{text}\n  Q = {curve(model.q)}"
+    assert model.sigma is not None, "the schema asks for one of the two"
+    return f"{text}\n  sigma(G) = {curve(model.sigma, unit)}"
 
 
-@formula.register
+@_formula.register
 def _(model: VariationNoise, unit: str) -> str:
     return f"{model.source} variation, {model.distribution} factor, std {model.std:g}"
 
 
-@formula.register
+@_formula.register
 def _(model: StuckNoise, unit: str) -> str:
     return f"stuck devices, {model.at_min:.3%} at g_min and {model.at_max:.3%} at g_max"
 
 
-@formula.register
+@_formula.register
 def _(model: OutputNoise, unit: str) -> str:
     return f"output noise of every product, sigma = {model.std:g} (Y_max - Y_min)"
 
 
-@formula.register
+@_formula.register
 def _(model: ReadNoise, unit: str) -> str:
     parts = []
     if model.additive:
@@ -122,6 +156,12 @@ def curve(of: Curve, unit: str = "") -> str:
     if isinstance(of, Piecewise):
         low, high = curve(of.low, unit), curve(of.high, unit)
         return f"{low} below G = {of.split:g},\n    {high} from there on"
+    if isinstance(of, Pieces):
+        below = [
+            f"{curve(each, unit)} below G = {split:g}"
+            for each, split in zip(of.curves, of.splits, strict=False)
+        ]
+        return ",\n    ".join([*below, f"{curve(of.curves[-1], unit)} from there on"])
     x = "G" if of.reference is None else "x"
     match of:
         case Polynomial():
@@ -132,6 +172,9 @@ def curve(of: Curve, unit: str = "") -> str:
             text = f"min({of.coefficient:g} / {x}^{of.exponent:g}, {of.max:g})"
         case Saturating():
             text = f"{of.amplitude:g} (1 - exp(-{x} / {of.constant:g}))"
+        case Table():
+            points = zip(of.conductance, of.value, strict=True)
+            text = "through " + ", ".join(f"{value:g} at {x} = {at:g}" for at, value in points)
     text += f" {unit}" if unit else ""
     return text if of.reference is None else f"{text}, x = G / {of.reference:g}"
 

@@ -3,7 +3,7 @@
     on weights    gaussian, fixed_snr            ratios, for any technology
     on devices    programming, relaxation,       conductances of the cells, in the order listed;
                   drift, log_drift, one_over_f,  they need ``conductance`` in the target
-                  variation, stuck, ir_drop
+                  variation, stuck, ir_drop      (device_noise.py)
     on products   read, output                   drawn anew at every product, chip or no chip
     anything      custom                         a Python function of yours
 
@@ -13,13 +13,53 @@ Times are in seconds and count from the end of programming; conductances are in 
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from analogize.targets.base import Level, Positive, Probability, Real, Spec, Text, refuse
+from analogize.targets.base import Level, Spec, Text
 from analogize.targets.curve import Curve
+from analogize.targets.device_noise import (
+    DeviceModel,
+    DriftNoise,
+    IRDropNoise,
+    LogDriftNoise,
+    OneOverFNoise,
+    ProgrammingNoise,
+    RelaxationNoise,
+    RelaxationPoint,
+    Scale,
+    StuckNoise,
+    Validity,
+    VariationNoise,
+)
+
+__all__ = [
+    "CustomNoise",
+    "DeviceModel",
+    "DriftNoise",
+    "FixedSNRNoise",
+    "GaussianNoise",
+    "IRDropNoise",
+    "LogDriftNoise",
+    "NoiseModel",
+    "OneOverFNoise",
+    "OutputNoise",
+    "ProductModel",
+    "ProgrammingNoise",
+    "ReadNoise",
+    "RelaxationNoise",
+    "RelaxationPoint",
+    "ScaledModel",
+    "StuckNoise",
+    "Validity",
+    "VariationNoise",
+    "WeightModel",
+    "acts_on_devices",
+    "depends_on_time",
+    "holds_until",
+    "scale_of",
+]
 
 
 class GaussianNoise(Spec):
@@ -53,172 +93,6 @@ class FixedSNRNoise(Spec):
         return f"sigma_N / sigma_W {self.ratio:g}"
 
 
-class Validity(Spec):
-    """The conductances for which a figure was measured."""
-
-    min: Level = Field(description="Smallest conductance.")
-    max: Positive = Field(description="Largest conductance.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min >= self.max:
-            raise refuse("min", f"min ({self.min:g}) must be below max ({self.max:g})")
-        return self
-
-
-class ProgrammingNoise(Spec):
-    """Every device misses its target by N(0, sigma(G)); drawn once a programming."""
-
-    model: Literal["programming"] = "programming"
-    sigma: Curve = Field(description="Standard deviation over the target conductance, in G's unit.")
-    valid: Validity | None = Field(
-        default=None, description="Conductances the curve was fitted to; others are refused."
-    )
-
-    def __str__(self) -> str:
-        return "programming noise"
-
-
-class RelaxationPoint(Spec):
-    """The spread of the conductances at one time after programming."""
-
-    time: Level = Field(description="Seconds after programming.")
-    sigma: Curve = Field(description="Standard deviation over the target conductance, in G's unit.")
-
-
-class RelaxationNoise(Spec):
-    """Programming noise whose spread was measured at several times.
-
-    One draw a device and programming; between two times sigma is interpolated linearly in the
-    logarithm of (1 s + time); before the first it is the first one's, after the last it is refused.
-    """
-
-    model: Literal["relaxation"] = "relaxation"
-    points: tuple[RelaxationPoint, ...] = Field(
-        min_length=1, description="The spread at increasing times."
-    )
-    valid: Validity | None = Field(
-        default=None, description="Conductances the curves were fitted to; others are refused."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        times = [point.time for point in self.points]
-        for index, (before, after) in enumerate(pairwise(times), start=1):
-            if after <= before:
-                raise refuse(f"points.{index}.time", f"must be after the one before ({before:g} s)")
-        return self
-
-    def __str__(self) -> str:
-        return f"programming noise, known to {self.points[-1].time:g} s"
-
-
-class DriftNoise(Spec):
-    """Power-law drift, G(t) = G_prog ((t + t0) / t0)^-nu, with a nu of its own for every device."""
-
-    model: Literal["drift"] = "drift"
-    t0: Positive = Field(description="Seconds from programming to the first reading.")
-    nu_mean: Curve = Field(description="Mean of nu over the target conductance.")
-    nu_std: Curve = Field(description="Standard deviation of nu from device to device, likewise.")
-
-    def __str__(self) -> str:
-        return f"drift from {self.t0:g} s"
-
-
-class LogDriftNoise(Spec):
-    """Drift by N(mean_slope ln t, std_intercept + std_slope ln t), whatever the conductance.
-
-    Nothing happens before t = 1 s, where the published fits begin.
-    """
-
-    model: Literal["log_drift"] = "log_drift"
-    mean_slope: Real = Field(description="Mean drift per factor e of time, in G's unit.")
-    std_intercept: Level = Field(description="Its standard deviation after 1 s, in G's unit.")
-    std_slope: Level = Field(description="Growth of it per factor e of time, in G's unit.")
-
-    def __str__(self) -> str:
-        return "logarithmic drift"
-
-
-class OneOverFNoise(Spec):
-    """1/f read noise: sigma = G_drift Q(G_prog) sqrt(ln((t + t_read) / (2 t_read)))."""
-
-    model: Literal["one_over_f"] = "one_over_f"
-    q: Curve = Field(description="Q over the programmed conductance.")
-    t_read: Positive = Field(description="Duration of a reading in seconds.")
-    t0: Positive = Field(description="Seconds from programming to the first reading.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.t0 < self.t_read:
-            raise refuse("t0", f"must be at least t_read ({self.t_read:g} s)")
-        return self
-
-    def __str__(self) -> str:
-        return "1/f noise"
-
-
-class VariationNoise(Spec):
-    """Each conductance is multiplied by a random factor of its own.
-
-    ``gaussian``: 1 + std N(0, 1). ``lognormal``: exp(std N(0, 1) - std^2 / 2), whose mean is 1.
-    """
-
-    model: Literal["variation"] = "variation"
-    source: Literal["device", "cycle"] = Field(
-        description="device: the factor stays with the device; cycle: drawn at each programming."
-    )
-    distribution: Literal["gaussian", "lognormal"] = Field(
-        default="gaussian", description="Of the factor."
-    )
-    std: Level = Field(
-        description="Standard deviation of the factor, or of its logarithm (lognormal)."
-    )
-
-    def __str__(self) -> str:
-        return f"{self.source} variation {self.std:g}"
-
-
-class StuckNoise(Spec):
-    """Devices that cannot be programmed: they stay at g_min or g_max; the same ones on a chip."""
-
-    model: Literal["stuck"] = "stuck"
-    at_min: Probability = Field(default=0.0, description="Share of devices stuck at g_min.")
-    at_max: Probability = Field(default=0.0, description="Share of devices stuck at g_max.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.at_min + self.at_max > 1:
-            raise refuse("at_max", f"at_min and at_max add up to {self.at_min + self.at_max:g} > 1")
-        return self
-
-    def __str__(self) -> str:
-        return f"stuck {self.at_min + self.at_max:.2g}"
-
-
-class IRDropNoise(Spec):
-    """IR drop, a first-order approximation: wires with resistance take voltage from the cells.
-
-    G / (1 + loss), loss_ij = r_row sum_m min(j, m) G_im + r_col sum_m min(i, m) G_mj over the cells
-    of a tile, counted from the drivers and the ADCs. It holds up to a loss of 1 and is refused
-    beyond. Nothing is random; it comes last of the models on devices.
-    """
-
-    model: Literal["ir_drop"] = "ir_drop"
-    row_segment: Level = Field(
-        default=0.0, description="Ohms of a row's wire from one cell to the next."
-    )
-    column_segment: Level = Field(
-        default=0.0, description="Ohms of a column's wire from one cell to the next."
-    )
-
-    def __str__(self) -> str:
-        return (
-            f"IR drop to first order, {self.row_segment:g} and {self.column_segment:g} ohm "
-            "a segment of row and column"
-        )
-
-
 class ReadNoise(Spec):
     """Weight noise drawn anew for every input vector of every product.
 
@@ -232,6 +106,7 @@ class ReadNoise(Spec):
     sigma: Curve | None = Field(
         default=None, description="Standard deviation of each device over its conductance."
     )
+    scale: Scale = 1.0
 
     def __str__(self) -> str:
         shares = max(self.additive, self.multiplicative)
@@ -253,7 +128,8 @@ class CustomNoise(Spec):
 
     Entry points are of the group ``analogize.noise``. On ``weights`` the function is called as
     ``f(weights, w_min, w_max, generator, **parameters)`` and returns the deviation; on ``devices``
-    as ``f(conductances, drift_time, generator, **parameters)`` and returns new conductances.
+    as ``f(conductances, drift_time, generator, **parameters)`` and returns new conductances. Listed
+    before every model of time it changes what is programmed, after one what is read.
     """
 
     model: Literal["custom"] = "custom"
@@ -273,17 +149,16 @@ class CustomNoise(Spec):
 
 
 WeightModel = GaussianNoise | FixedSNRNoise
-DeviceModel = (
+ProductModel = ReadNoise | OutputNoise
+ScaledModel = (
     ProgrammingNoise
     | RelaxationNoise
     | DriftNoise
     | LogDriftNoise
     | OneOverFNoise
     | VariationNoise
-    | StuckNoise
-    | IRDropNoise
+    | ReadNoise
 )
-ProductModel = ReadNoise | OutputNoise
 NoiseModel = Annotated[
     WeightModel | DeviceModel | ProductModel | CustomNoise, Field(discriminator="model")
 ]
@@ -292,5 +167,22 @@ NoiseModel = Annotated[
 def acts_on_devices(model: NoiseModel) -> bool:
     """Whether ``model`` changes conductances."""
     return isinstance(model, DeviceModel) or (
+        isinstance(model, CustomNoise) and model.on == "devices"
+    )
+
+
+def scale_of(model: NoiseModel) -> float:
+    """The factor on what ``model`` does; 1 for models that have none."""
+    return model.scale if isinstance(model, ScaledModel) else 1.0
+
+
+def holds_until(model: NoiseModel) -> float | None:
+    """Seconds after programming up to which ``model`` holds; None without an end of its own."""
+    return model.until if isinstance(model, DriftNoise | LogDriftNoise | OneOverFNoise) else None
+
+
+def depends_on_time(model: NoiseModel) -> bool:
+    """Whether a chip read later differs by ``model``; a function of the user's is told the time."""
+    return isinstance(model, RelaxationNoise | DriftNoise | LogDriftNoise | OneOverFNoise) or (
         isinstance(model, CustomNoise) and model.on == "devices"
     )

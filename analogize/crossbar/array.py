@@ -206,12 +206,14 @@ class WeightArray(FixedRange):
 
     def _simulate(self, clean: Tensor, reading: Reading) -> Tensor:
         assert self.conductance is not None, "the target's schema asks for it"
-        full = self.full
-        if self.conductance.scale == "column":
-            largest = per_channel(self.product, clean).abs().amax(1)
-            # A column of zeros has no scale of its own.
-            full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
-        return simulate(clean, full, self.conductance, self.noise, reading, self.name, self.layout)
+        operands = self.conductance, self.noise, reading, self.name, self.layout
+        if self.conductance.scale != "column":
+            return simulate(clean, self.full, *operands)
+        largest = per_channel(self.product, clean).abs().amax(1)
+        # A column of zeros is multiplied by zero, its own scale; cells are asked for any other.
+        full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
+        own = self.product.channels(largest.sign(), clean.shape)
+        return simulate(clean, full, *operands) * own
 
     def digits(self, clean: Tensor) -> Tensor:
         """Clean codes as the digits that cells hold, stacked; themselves without bit slicing."""
@@ -307,7 +309,9 @@ class WeightArray(FixedRange):
             ChipError: the time is outside the range of a noise model.
         """
         name = self.name if name is None else name
-        generator = torch.Generator("cpu").manual_seed(region_seed(seed, name))
+        # Another cycle is another draw; the first keeps the seed that it always had.
+        again = f" cycle {cycle}" if cycle else ""
+        generator = torch.Generator("cpu").manual_seed(region_seed(seed, name + again))
         reading = Reading(Draws(f"{seed}/{name}"), drift_time, cycle)
         clean = self.clean(weight.detach())
         chip = self.noisy(clean, generator, reading)

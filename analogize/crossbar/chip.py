@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import get_args
 
@@ -15,8 +15,9 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
-from analogize.devices.times import seconds
+from analogize.devices.times import require_time, seconds
 from analogize.errors import ChipError
+from analogize.model.parts import report_of
 from analogize.model.sharding import drop_copies, is_sharded, own_part, part_beside, whole
 from analogize.quantize import Bound, clamp_
 from analogize.targets.spec import Compensation, NoiseModel
@@ -51,26 +52,40 @@ def program(
         model: a rewritten model, or any module with rewritten parts.
         seed: the chip's number.
         drift_time: when the chip is read, counted from programming (from the first reading, where
-            the target's models define one): seconds, or text such as ``"1 day"``. It matters to
-            targets whose devices drift or relax.
+            the target's models define one): seconds, or text such as ``"1 day"``. Targets whose
+            devices neither drift nor relax know no other time than 0.
         compensation: how drift is corrected digitally: ``"none"``, ``"global"`` (one factor an
             array) or ``"column"`` (one an output channel); None for the target's own.
         cycle: which programming of the chip this is: stuck devices, device-to-device variation and
-            drift exponents stay, programming noise and cycle-to-cycle variation are drawn anew.
+            drift exponents stay; programming noise, cycle-to-cycle variation and the noise of
+            targets without devices are drawn anew.
 
     Raises:
         ChipError: the model has no analog operator; an unknown compensation; or a time that is
-            none, or outside the range that a noise model was measured in.
+            none, outside the range that a noise model was measured in, or after 0 where nothing
+            in the target changes with time.
     """
     if compensation is not None and compensation not in get_args(Compensation):
         allowed = ", ".join(map(repr, get_args(Compensation)))
         raise ChipError(f"compensation {compensation!r} is unknown; allowed are {allowed}")
     time = seconds(drift_time)
     drop_copies(model)
-    _require_operators(model)
+    require_times(model, [time])
     unique = {id(found.op.array): found for found in located(model)}
     for op, _, name in unique.values():
         op.array.program(weight_of(op), seed, time, compensation, cycle, _behind(op), name)
+
+
+def require_times(model: nn.Module, times: Iterable[float]) -> None:
+    """Raise now what ``program`` would raise of times at which nothing has changed.
+
+    Raises:
+        ChipError: a time after 0, and no noise model that depends on time.
+    """
+    noise = [op.array.noise for op in _require_operators(model)]
+    report = report_of(model)
+    for time in times:
+        require_time("unknown" if report is None else report.target, noise, time)
 
 
 def erase(model: nn.Module) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from analogize.devices.custom import resolve
-from analogize.errors import TargetError
+from analogize.devices.custom import call
 from analogize.quantize import Bound
 from analogize.targets.noise import (
     CustomNoise,
@@ -27,6 +26,7 @@ from analogize.targets.noise import (
     StuckNoise,
     VariationNoise,
     acts_on_devices,
+    scale_of,
 )
 
 
@@ -113,13 +113,7 @@ def _draw_fixed_snr(
 def _draw_custom(
     model: CustomNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: torch.Generator | None
 ) -> Tensor:
-    deviation = resolve(model.function)(weights, w_min, w_max, g, **model.parameters)
-    if not isinstance(deviation, Tensor) or deviation.shape != weights.shape:
-        got = tuple(deviation.shape) if isinstance(deviation, Tensor) else type(deviation).__name__
-        raise TargetError(
-            f"the noise model '{model.function}' must return deviations of the shape "
-            f"{tuple(weights.shape)} that it was given, not {got}"
-        )
+    deviation = call(model, "deviations", weights, w_min, w_max, g)
     return deviation.clone()  # the caller adds in place, and the function may keep its result
 
 
@@ -160,6 +154,8 @@ def draw(
 
 def is_silent(model: NoiseModel) -> bool:
     """Whether every draw of ``model`` is zero."""
+    if scale_of(model) == 0:
+        return True
     fields = _SILENT.get(type(model))
     return fields is not None and not any(getattr(model, field) for field in fields)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from analogize.devices import curves, drift, programming
 from analogize.devices.conductance import from_pairs, to_pairs
 from analogize.devices.curves import Conductances
-from analogize.devices.custom import resolve
+from analogize.devices.custom import call
 from analogize.devices.random import Draws
 from analogize.devices.times import describe
 from analogize.devices.wires import Layout, ir_drop
@@ -78,7 +78,21 @@ def simulate(
     name: str = "array",
     layout: Layout | None = None,
 ) -> Tensor:
-    """The weights that the cells of an array stand for when read.
+    """The weights that the cells of an array stand for when read; see ``read_cells``."""
+    read = read_cells(weights, full, conductance, noise, reading, name, layout)
+    return from_cells(read, full, conductance)
+
+
+def read_cells(
+    weights: Tensor,
+    full: Bound,
+    conductance: Conductance,
+    noise: tuple[models.NoiseModel, ...],
+    reading: Reading,
+    name: str = "array",
+    layout: Layout | None = None,
+) -> Tensor:
+    """The conductances of an array's cells when read, shape (2, pairs, *weights).
 
     Args:
         weights: the intended weights, any shape and unit.
@@ -95,39 +109,73 @@ def simulate(
     g_min, g_max = conductance.g_min, conductance.g_max
     pair = to_pairs(weights, full, g_min, g_max).unsqueeze(1)
     first = pair.expand(2, conductance.pairs, *weights.shape)
-    cells = Cells(pair, first, first, layout)
+    cells, bounded = Cells(pair, first, first, layout), conductance.bounded
     for index, model in enumerate(noise):
-        if models.acts_on_devices(model):
+        if not models.acts_on_devices(model):
+            continue
+        if bounded and isinstance(model, models.IRDropNoise):  # wires are beyond the devices
+            cells, bounded = replace(cells, read=cells.read.clamp(g_min, g_max)), False
+        try:
+            _check_time(model, reading.time)
             step = _STEPS[type(model)]
-            try:
-                cells = step(model, cells, conductance, reading, f"{index} {model.model}")
-            except ValueError as cause:
-                raise ChipError(
-                    f"'{name}' cannot be read {describe(reading.time)} after programming: "
-                    f"noise[{index}] ({model.model}): {cause}"
-                ) from cause
-    read = cells.read.squeeze(1) if conductance.pairs == 1 else cells.read.mean(1)
-    return from_pairs(read, full, g_min, g_max)
+            cells = step(model, cells, conductance, reading, f"{index} {model.model}")
+        except ValueError as cause:
+            raise ChipError(
+                f"'{name}' cannot be read {describe(reading.time)} after programming: "
+                f"noise[{index}] ({model.model}): {cause}"
+            ) from cause
+    return cells.read.clamp(g_min, g_max) if bounded else cells.read
+
+
+def from_cells(read: Tensor, full: Bound, conductance: Conductance) -> Tensor:
+    """The weights that cells stand for, from their conductances (2, pairs, *weights)."""
+    averaged = read.squeeze(1) if conductance.pairs == 1 else read.mean(1)
+    return from_pairs(averaged, full, conductance.g_min, conductance.g_max)
+
+
+def _check_time(model: models.NoiseModel, time: float) -> None:
+    until = models.holds_until(model)
+    if until is not None and time > until:
+        raise ValueError(f"it holds up to {describe(until)} after programming")
 
 
 def _program(
     model: models.ProgrammingNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
-    sigma = _spread(model.sigma, cells.target)
+    miss = _miss(model, cells.target).scaled(model.scale)
     normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.programmed)
-    return cells.program(programming.programming_noise(cells.programmed, sigma, normal))
+    return cells.program(miss.applied(cells.programmed, normal))
 
 
 def _relax(
-    model: models.RelaxationNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+    model: models.RelaxationNoise, cells: Cells, mapping: Conductance, reading: Reading, name: str
 ) -> Cells:
-    sigma = programming.interpolated_sigma(
-        [_spread(point.sigma, cells.target) for point in model.points],
-        [point.time for point in model.points],
-        reading.time,
-    )
+    times = [point.time for point in model.points]
+    before, after, share = programming.between(times, reading.time, model.interpolation)
+    for point in {before: model.points[before], after: model.points[after]}.values():
+        _check_point(point, mapping)
+    miss = _miss(model.points[before], cells.target)
+    if after != before:
+        miss = miss.towards(_miss(model.points[after], cells.target), share)
     normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.programmed)
-    return cells.program(programming.programming_noise(cells.programmed, sigma, normal))
+    return cells.program(miss.scaled(model.scale).applied(cells.programmed, normal))
+
+
+def _check_point(point: models.RelaxationPoint, mapping: Conductance) -> None:
+    valid = point.valid
+    if valid is not None and not valid.min <= mapping.g_min < mapping.g_max <= valid.max:
+        raise ValueError(
+            f"its figures at {describe(point.time)} hold from {valid.min:g} to {valid.max:g} "
+            f"{mapping.unit}, and the target uses {mapping.g_min:g} to {mapping.g_max:g}; set "
+            "conductance.g_max inside, or read the chip earlier"
+        )
+
+
+def _miss(
+    model: models.ProgrammingNoise | models.RelaxationPoint, target: Tensor
+) -> programming.Miss:
+    bias = None if model.bias is None else curves.evaluate(model.bias, target)
+    return programming.Miss(_spread(model.sigma, target), bias)
 
 
 def _spread(curve: Any, target: Tensor) -> Tensor:
@@ -146,7 +194,7 @@ def _vary(
     moment = f" cycle {reading.cycle}" if model.source == "cycle" else ""
     normal = reading.draws.normal(name + moment, cells.programmed)
     return cells.program(
-        programming.variation(cells.programmed, model.std, normal, model.distribution)
+        programming.variation(cells.programmed, model.std * model.scale, normal, model.distribution)
     )
 
 
@@ -172,6 +220,8 @@ def _drift(
         curves.evaluate(model.nu_std, target),
         reading.draws.normal(name, cells.read),
     )
+    if model.scale != 1:
+        nu.mul_(model.scale)
     return replace(cells, read=drift.power_law(cells.read, nu, reading.time, model.t0))
 
 
@@ -179,7 +229,8 @@ def _log_drift(
     model: models.LogDriftNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
     normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.read)
-    slopes = (model.mean_slope, model.std_intercept, model.std_slope)
+    scale = model.scale
+    slopes = (model.mean_slope * scale, model.std_intercept * scale, model.std_slope * scale)
     return replace(cells, read=drift.logarithmic(cells.read, *slopes, normal, reading.time))
 
 
@@ -188,7 +239,11 @@ def _one_over_f(
 ) -> Cells:
     # Readings at different times are taken as independent.
     normal = reading.draws.normal(f"{name} cycle {reading.cycle} at {reading.time!r}", cells.read)
-    ratio = drift.one_over_f_ratio(model.t0 + reading.time, model.t_read)
+    ratio = drift.one_over_f_ratio(model.t0 + reading.time, model.t_read) * model.scale
+    if model.sigma is not None:
+        sigma = _spread(model.sigma, cells.read).mul_(ratio)
+        return replace(cells, read=programming.programming_noise(cells.read, sigma, normal))
+    assert model.q is not None, "the schema asks for one of the two"
     q = curves.evaluate(model.q, cells.programmed)
     return replace(cells, read=drift.one_over_f(cells.read, q, ratio, normal))
 
@@ -205,16 +260,13 @@ def _drop(
 def _custom(
     model: models.CustomNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
-    function = resolve(model.function)
     generator = reading.draws.generator(f"{name} cycle {reading.cycle}")
-    changed = function(cells.read, reading.time, generator, **model.parameters)
-    if not isinstance(changed, Tensor) or changed.shape != cells.read.shape:
-        got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
-        raise ChipError(
-            f"the noise model '{model.function}' must return conductances of the shape "
-            f"{tuple(cells.read.shape)} that it was given, not {got}"
-        )
-    return replace(cells, read=changed.clamp(min=0))
+    changed = call(model, "conductances", cells.read, reading.time, generator)
+    changed = changed.clamp(min=0)
+    # Before anything has happened to what was programmed, it is that which is changed.
+    if cells.read is cells.programmed:
+        return cells.program(changed)
+    return replace(cells, read=changed)
 
 
 _STEPS: dict[type, Callable[[Any, Cells, Conductance, Reading, str], Cells]] = {

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from analogize.targets.curve import Curve, Logarithmic, Piecewise, Polynomial, Power, Saturating
+from analogize.targets.curve import (
+    Curve,
+    Logarithmic,
+    Pieces,
+    Piecewise,
+    Polynomial,
+    Power,
+    Saturating,
+    Table,
+)
 
 
 class Conductances:
@@ -34,7 +43,7 @@ def evaluate(curve: Curve, conductance: Tensor | Conductances) -> Tensor:
     """The value of ``curve`` at every conductance, in a tensor of its own.
 
     Args:
-        curve: a polynomial, logarithmic, power, saturating or piecewise curve.
+        curve: any of ``targets/curve.py``.
         conductance: any shape, at least 0, in the unit of the curve's reference.
     """
     at = conductance if isinstance(conductance, Conductances) else Conductances(conductance)
@@ -42,13 +51,18 @@ def evaluate(curve: Curve, conductance: Tensor | Conductances) -> Tensor:
         case Piecewise():
             low, high = evaluate(curve.low, at), evaluate(curve.high, at)
             return torch.where(at.values < curve.split, low, high)
+        case Pieces():
+            value = evaluate(curve.curves[0], at)
+            for split, above in zip(curve.splits, curve.curves[1:], strict=True):
+                value = torch.where(at.values < split, value, evaluate(above, at))
+            return value
         case Polynomial():
             return polynomial(at.over(curve.reference), curve.coefficients)
         case Logarithmic():
             if not curve.slope:  # 0 times ln(0) is no number
                 value = torch.full_like(at.values, curve.intercept)
             else:
-                # ln(0) = -inf, and the slope is not positive: the clamp gives the maximum.
+                # ln(0) = -inf: the clamp gives a falling curve's maximum, a rising one's minimum.
                 value = at.log(curve.reference).mul(curve.slope).add_(curve.intercept)
             return value.clamp_(curve.min, curve.max)
         case Power():
@@ -57,6 +71,16 @@ def evaluate(curve: Curve, conductance: Tensor | Conductances) -> Tensor:
         case Saturating():
             scaled = at.over(curve.reference) * (-1 / curve.constant)
             return scaled.expm1_().mul_(-curve.amplitude)
+        case Table():
+            return interpolate(at.over(curve.reference), curve.conductance, curve.value)
+
+
+def interpolate(x: Tensor, points: tuple[float, ...], values: tuple[float, ...]) -> Tensor:
+    """Straight lines between measured points; beyond the ends, the value of the nearest."""
+    at, found = x.new_tensor(points), x.new_tensor(values)
+    after = torch.bucketize(x, at).clamp_(1, len(points) - 1)
+    low, high = at[after - 1], at[after]
+    return torch.lerp(found[after - 1], found[after], ((x - low) / (high - low)).clamp_(0, 1))
 
 
 def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from typing import Any
 
-from analogize.errors import TargetError
+from torch import Tensor
+
+from analogize.errors import ChipError, TargetError
+from analogize.targets.noise import CustomNoise
+from analogize.targets.spec import Target
 
 GROUP = "analogize.noise"
 
@@ -37,6 +42,65 @@ def resolve(function: str) -> Callable[..., Any]:
             f"and to take '{attribute}' from it: {type(cause).__name__}: {cause}"
         ) from cause
     return _callable(function, found)
+
+
+# What a function is given by position; its parameters come by name.
+_GIVEN = {
+    "weights": ("weights", "w_min", "w_max", "generator"),
+    "devices": ("conductances", "drift_time", "generator"),
+}
+
+
+def check_functions(target: Target) -> None:
+    """Find every function that ``target`` names, and see that it takes its parameters.
+
+    Raises:
+        TargetError: one cannot be found, imported or called with the parameters given.
+    """
+    overridden = (model for override in target.overrides for model in override.noise or ())
+    for model in (*target.noise, *overridden):
+        if isinstance(model, CustomNoise):
+            _check_signature(model, resolve(model.function))
+
+
+def _check_signature(model: CustomNoise, function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C: it says at its first call
+        return
+    given = _GIVEN[model.on]
+    try:
+        signature.bind(*given, **model.parameters)
+    except TypeError as cause:
+        raise TargetError(
+            f"the noise model '{model.function}' cannot be called: {cause}; on {model.on} it is "
+            f"called with {', '.join(given)}, and by name with the target's parameters "
+            f"({', '.join(model.parameters) or 'none are given'}); its signature is {signature}"
+        ) from cause
+
+
+def call(model: CustomNoise, what: str, values: Tensor, *others: Any) -> Tensor:
+    """What the function of ``model`` makes of ``values``, which are ``what``.
+
+    Raises:
+        ChipError: it fails, or returns something of another shape.
+    """
+    function = resolve(model.function)
+    _check_signature(model, function)
+    try:
+        found = function(values, *others, **model.parameters)
+    except Exception as cause:
+        raise ChipError(
+            f"the noise model '{model.function}' failed on {what} of shape "
+            f"{tuple(values.shape)}: {type(cause).__name__}: {cause}"
+        ) from cause
+    if not isinstance(found, Tensor) or found.shape != values.shape:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ChipError(
+            f"the noise model '{model.function}' must return {what} of the shape "
+            f"{tuple(values.shape)} that it was given, not {got}"
+        )
+    return found
 
 
 def _entry_point(name: str) -> Callable[..., Any]:

@@ -7,6 +7,9 @@ otherwise; no conductance becomes negative.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,16 +30,51 @@ def programming_noise(target: Tensor, sigma: Tensor, normal: Tensor) -> Tensor:
     return torch.addcmul(target, sigma, normal).clamp_(min=0)
 
 
-def interpolated_sigma(sigmas: list[Tensor], times: list[float], time: float) -> Tensor:
-    """The spread at ``time`` between spreads measured at ``times``.
+@dataclass(frozen=True)
+class Miss:
+    """By how much devices miss their target: normal, with a spread and perhaps a mean.
 
-    Linear in ln(1 s + t), because relaxation slows down in proportion to time. Before the first
-    measurement its spread holds.
+    Attributes:
+        sigma: the standard deviation of each device.
+        bias: its mean, or None for zero.
+    """
+
+    sigma: Tensor
+    bias: Tensor | None = None
+
+    def scaled(self, factor: float) -> Miss:
+        """Spread and mean times ``factor``."""
+        if factor == 1:
+            return self
+        return Miss(self.sigma * factor, None if self.bias is None else self.bias * factor)
+
+    def towards(self, other: Miss, share: float) -> Miss:
+        """Between this one (share 0) and ``other`` (share 1)."""
+        ends = [each.bias for each in (self, other)]
+        bias = None
+        if any(end is not None for end in ends):
+            low, high = (torch.zeros_like(self.sigma) if end is None else end for end in ends)
+            bias = torch.lerp(low, high, share)
+        return Miss(torch.lerp(self.sigma, other.sigma, share), bias)
+
+    def applied(self, conductance: Tensor, normal: Tensor) -> Tensor:
+        """max(0, conductance + bias + sigma normal)."""
+        aim = conductance if self.bias is None else conductance + self.bias
+        return programming_noise(aim, self.sigma, normal)
+
+
+def between(
+    times: Sequence[float], time: float, scale: Literal["logarithmic", "linear"] = "logarithmic"
+) -> tuple[int, int, float]:
+    """Where ``time`` lies among the times of measurements: the two indices, and the share between.
+
+    Before the first measurement it is the first one. ``logarithmic`` is linear in ln(1 s + t),
+    because relaxation slows down in proportion to time.
 
     Args:
-        sigmas: the spread at each measured time, all of one shape.
         times: increasing, in seconds.
         time: seconds after programming.
+        scale: what is divided linearly.
 
     Raises:
         ValueError: a time after the last measurement.
@@ -44,13 +82,11 @@ def interpolated_sigma(sigmas: list[Tensor], times: list[float], time: float) ->
     if time > times[-1]:
         raise ValueError(f"was measured up to {times[-1]:g} s after programming, not {time:g} s")
     if time <= times[0]:
-        return sigmas[0]
+        return 0, 0, 0.0
     after = next(index for index, known in enumerate(times) if known >= time)
-    low, high, at = (
-        float(torch.tensor(t, dtype=torch.float64).log1p())
-        for t in (times[after - 1], times[after], time)
-    )
-    return torch.lerp(sigmas[after - 1], sigmas[after], (at - low) / (high - low))
+    ends = times[after - 1], times[after], time
+    low, high, at = map(math.log1p, ends) if scale == "logarithmic" else ends
+    return (after - 1, after, (at - low) / (high - low)) if time < ends[1] else (after, after, 0.0)
 
 
 def variation(

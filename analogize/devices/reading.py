@@ -24,12 +24,13 @@ class CellNoise:
     One device of a pair holds the weight, the other one is at g_min; ``pairs`` pairs average.
 
     Attributes:
-        sigmas: standard deviations over the conductance; independent, so variances add up.
+        sigmas: standard deviations over the conductance, each with a factor; independent, so
+            variances add up.
         conductance: the mapping.
         full: the weight that takes the whole conductance range, in array units.
     """
 
-    sigmas: tuple[Curve, ...]
+    sigmas: tuple[tuple[Curve, float], ...]
     conductance: Conductance
     full: Bound
 
@@ -40,8 +41,9 @@ class CellNoise:
         held = weights.abs() / unit + mapping.g_min
         off = held.new_full((), mapping.g_min)
         total = weights.new_zeros(())
-        for sigma in self.sigmas:
-            total = total + evaluate(sigma, held).square() + evaluate(sigma, off).square()
+        for sigma, scale in self.sigmas:
+            both = evaluate(sigma, held).square() + evaluate(sigma, off).square()
+            total = total + both * scale**2
         return total * (unit**2 / mapping.pairs)
 
 
@@ -103,10 +105,10 @@ def disturbance(
     """
     reads = [m for m in noise if isinstance(m, ReadNoise)]
     outputs = [m for m in noise if isinstance(m, OutputNoise)]
-    additive = math.hypot(*(m.additive for m in reads))
-    multiplicative = math.hypot(*(m.multiplicative for m in reads))
+    additive = math.hypot(*(m.additive * m.scale for m in reads))
+    multiplicative = math.hypot(*(m.multiplicative * m.scale for m in reads))
     output = math.hypot(*(m.std for m in outputs))
-    sigmas = tuple(m.sigma for m in reads if m.sigma is not None)
+    sigmas = tuple((m.sigma, m.scale) for m in reads if m.sigma is not None and m.scale)
     cells = CellNoise(sigmas, conductance, full) if sigmas and conductance is not None else None
     if not additive + multiplicative + output and cells is None:
         return None

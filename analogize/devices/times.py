@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from analogize.errors import ChipError
+from analogize.targets.noise import NoiseModel, depends_on_time
 
 _SECONDS = {
     "us": 1e-6,
@@ -52,6 +54,25 @@ def _parse(text: str) -> float:
             f"drift_time {text!r} is no time; give seconds, or a number and one of "
             f"{', '.join(_SECONDS)}, for example '1 day'"
         ) from cause
+
+
+def require_time(target: str, noise: Iterable[tuple[NoiseModel, ...]], time: float) -> None:
+    """Refuse a time after 0 where nothing changes with it: every chip would be the same.
+
+    Args:
+        target: its name, for the error.
+        noise: the noise models of every array.
+        time: seconds after programming.
+
+    Raises:
+        ChipError: no array has a model that depends on time.
+    """
+    if time and not any(depends_on_time(model) for models in noise for model in models):
+        raise ChipError(
+            f"a chip of the target '{target}' is the same {describe(time)} after programming as at "
+            "once: none of its noise models depends on time. Leave drift_time at 0, or take a "
+            "target whose devices drift or relax, for example 'pcm_joshi2020'"
+        )
 
 
 def describe(time: float) -> str:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from analogize.crossbar.chip import noise_level, noise_mode
+from analogize.crossbar.chip import noise_level, noise_mode, require_times
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
@@ -125,6 +125,7 @@ def evaluate(
         empty = _empty(model, run, scores[0], instances, precision)
         begun = ranks.from_first(lambda: _resumed(empty, resume))
         _check_levels(model, etas)
+        require_times(model, run.drift_times)
         with progress_bar(progress and ranks.is_first) as bar:
 
             def keep(result: Evaluation, index: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -16,6 +17,7 @@ from analogize.product import Convolution, Linear, Product
 from analogize.targets.spec import Target
 
 PROGRAMMING = {"model": "programming", "sigma": {"kind": "polynomial", "coefficients": [0.5]}}
+FLAT = {"kind": "polynomial", "coefficients": [0.0]}
 DRIFT = {
     "model": "drift",
     "t0": 20.0,
@@ -54,6 +56,10 @@ def shrink(weights: Tensor, low: object, high: object, generator: object) -> Ten
 
 def wrong_shape(*arguments: Any) -> Tensor:
     return torch.zeros(3)
+
+
+def add_map(conductances: Tensor, time: float, generator: object, file: list[float]) -> Tensor:
+    return conductances + torch.tensor(file)
 
 
 def test_a_seed_is_a_chip() -> None:
@@ -323,5 +329,50 @@ def test_custom_noise_that_cannot_be_loaded(function: str, message: str) -> None
 def test_custom_noise_of_a_wrong_shape(on: str) -> None:
     noise = {"model": "custom", "function": f"{__name__}:wrong_shape", "on": on}
     analog = analogize(nn.Linear(4, 4), target(noise))
-    with pytest.raises((ChipError, TargetError), match=r"must return .* not \(3,\)"):
+    with pytest.raises(ChipError, match=r"must return .* not \(3,\)"):
         program(analog, 0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, r"cannot be called: missing a required argument: 'file'; on devices it is called wi"),
+        ({"file": "m", "g": 1}, r"got an unexpected keyword argument 'g'.*\(file, g\).*signature"),
+        ({"file": [1.0, 2.0, 3.0]}, r"failed on conductances of shape \(2, 1, 4, 4\): RuntimeErr"),
+    ],
+)
+def test_custom_noise_that_cannot_be_called_or_fails(
+    parameters: dict[str, Any], message: str
+) -> None:
+    noise = {"model": "custom", "function": f"{__name__}:add_map", "on": "devices"}
+    analog = analogize(nn.Linear(4, 4), target(noise | {"parameters": parameters}))
+    with pytest.raises((ChipError, TargetError), match=message):
+        program(analog, 0)
+
+
+def test_programming_of_ones_own_before_stuck_devices() -> None:
+    """What the function makes is what was programmed; stuck devices are stuck all the same."""
+    own = {"model": "custom", "function": f"{__name__}:double", "on": "devices"}
+    stuck = {"model": "stuck", "at_min": 0.5}
+    read = {"model": "drift", "t0": 20.0, "nu_mean": FLAT, "nu_std": FLAT}
+    layer = nn.Linear(60, 60, bias=False)
+    analog = analogize(layer, target(own, stuck, read))
+    program(analog, 0)
+    ratio = chips(analog)[0] / layer.weight.detach()
+    assert_close(ratio, 2 * ratio.sign())
+    assert 0.4 < float(ratio.sign().mean()) < 0.6
+
+    with pytest.raises(ValidationError, match="list it before 'drift'"):
+        target(read, own, stuck)
+
+
+def test_a_column_of_zeros_has_the_noise_of_its_own_scale() -> None:
+    layer = nn.Linear(20, 3, bias=False)
+    with torch.no_grad():
+        layer.weight[1] = 0
+    mapping = {"g_min": 10.0, "g_max": 25.0, "scale": "column"}
+    analog = analogize(layer, target(PROGRAMMING, conductance=mapping))
+    program(analog, 0)
+    (chip,) = chips(analog)
+    assert not chip[1].any()
+    assert bool((chip[::2] != layer.weight.detach()[::2]).all())

@@ -5,6 +5,7 @@ deviation of normal draws s / sqrt(2 n).
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch.testing import assert_close
 
 from analogize.devices.curves import evaluate
 from analogize.devices.programming import (
-    interpolated_sigma,
+    Miss,
+    between,
     programming_noise,
     stick,
     variation,
@@ -87,18 +89,29 @@ def test_curves_at_zero_and_at_their_limits() -> None:
     assert evaluate(split, g).tolist() == [1.0, 1.0, 2.0, 2.0]
 
 
-def test_relaxation_between_measurements() -> None:
-    sigmas = [torch.tensor([1.0]), torch.tensor([3.0])]
+@pytest.mark.parametrize(
+    ("scale", "halfway"),
+    [("logarithmic", math.sqrt(2.0 * 86401.0) - 1), ("linear", 86401.0 / 2)],
+)
+def test_between_measurements(scale: Any, halfway: float) -> None:
+    times = [1.0, 86400.0]
 
-    def at(time: float) -> float:
-        return float(interpolated_sigma(sigmas, [1.0, 86400.0], time))
-
-    assert at(0.0) == at(1.0) == 1.0
-    assert at(86400.0) == 3.0
-    halfway = math.sqrt(2.0 * 86401.0) - 1
-    assert at(halfway) == pytest.approx(2.0, rel=1e-6)
+    assert between(times, 0.0, scale) == between(times, 1.0, scale) == (0, 0, 0.0)
+    assert between(times, 86400.0, scale) == (1, 1, 0.0)
+    assert between(times, halfway, scale) == (0, 1, pytest.approx(0.5))
     with pytest.raises(ValueError, match="measured up to 86400 s after programming, not 86401 s"):
-        at(86401.0)
+        between(times, 86401.0, scale)
+
+
+def test_a_miss_between_two_takes_a_missing_bias_for_zero() -> None:
+    first, second = Miss(torch.tensor([1.0])), Miss(torch.tensor([3.0]), torch.tensor([-2.0]))
+
+    halfway = first.towards(second, 0.5)
+
+    assert halfway.bias is not None
+    assert (float(halfway.sigma), float(halfway.bias)) == (2.0, -1.0)
+    assert first.towards(first, 0.5).bias is None
+    assert float(halfway.scaled(2).applied(torch.tensor([10.0]), torch.ones(1))) == 10 - 2 + 4
 
 
 @pytest.mark.parametrize(
