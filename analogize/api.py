@@ -13,6 +13,7 @@ from torch import nn
 from analogize.capture.choose import Capture, rewrite
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.ops import AnalogOp, operators
+from analogize.devices.custom import check_functions
 from analogize.errors import CalibrationError, CaptureError
 from analogize.model.calls import Call, batch_call, device_of, example_call
 from analogize.model.copying import copied
@@ -70,6 +71,7 @@ def analogize(
         CalibrationError: empty or constant calibration data.
     """
     loaded = load_target(target)
+    check_functions(loaded)
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected an nn.Module, got {type(model).__name__}")
     if any(isinstance(m, AnalogOp) for m in model.modules()):

@@ -13,6 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from analogize.cli.fit import fit_command
+from analogize.cli.options import AllowFunctions
 from analogize.errors import TargetError
 from analogize.targets.describe import json_schema
 from analogize.targets.dialect import dump_inline
@@ -98,19 +99,37 @@ def show(
 @app.command()
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files to check.")],
+    allow_functions: AllowFunctions = False,
 ) -> None:
-    """Check target files; list every mistake with its line and what is allowed."""
+    """Check target files; list every mistake with its line and what is allowed.
+
+    Functions of your own are found and their parameters checked with --allow-functions, which
+    imports them.
+    """
     errors = 0
     for file in files:
         try:
             target = load_target(file, allow_functions=True)
+            unseen = _check_functions(target, allow_functions)
         except TargetError as error:
             errors += 1
             typer.echo(str(error), err=True)
         else:
-            typer.echo(f"{file}: OK, target '{target.name}'")
+            typer.echo(f"{file}: OK, target '{target.name}'{unseen}")
     if errors:
         raise typer.Exit(1)
+
+
+def _check_functions(target: Target, allowed: bool) -> str:
+    """Check the functions that ``target`` names; which ones were not looked at, in words."""
+    from analogize.devices.custom import check_functions
+    from analogize.targets.functions import foreign
+
+    unseen = [name for _, name in foreign(target, allowed)]
+    if not unseen:
+        check_functions(target)
+        return ""
+    return f"; not looked at without --allow-functions: {', '.join(unseen)}"
 
 
 @app.command()

@@ -116,6 +116,20 @@ def test_show_an_unknown_target() -> None:
     assert "did you mean 'pcm_4bit'?" in result.stderr
 
 
+def test_validate_looks_for_functions_where_it_is_allowed_to(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("schema: 1\nnoise: [{model: custom, function: 'no.such.module:f'}]\n")
+
+    unseen = invoke("validate", str(file))
+    looked = invoke("validate", "--allow-functions", str(file))
+
+    assert unseen.exit_code == 0
+    assert "OK" in unseen.stdout
+    assert "not looked at without --allow-functions: no.such.module:f" in unseen.stdout
+    assert looked.exit_code == 1
+    assert "tried to import the module 'no.such.module'" in looked.stderr
+
+
 def test_validate_says_ok_or_what_is_wrong(tmp_path: Path) -> None:
     good, bad, missing = (tmp_path / f"{name}.yaml" for name in ("good", "bad", "missing"))
     good.write_text("schema: 1\nextends: pcm_4bit\n")

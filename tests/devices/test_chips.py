@@ -320,9 +320,8 @@ def test_custom_noise_on_devices_and_weights() -> None:
     ],
 )
 def test_custom_noise_that_cannot_be_loaded(function: str, message: str) -> None:
-    analog = analogize(nn.Linear(4, 4), target({"model": "custom", "function": function}))
     with pytest.raises(TargetError, match=message):
-        program(analog, 0)
+        analogize(nn.Linear(4, 4), target({"model": "custom", "function": function}))
 
 
 @pytest.mark.parametrize("on", ["weights", "devices"])
@@ -345,9 +344,8 @@ def test_custom_noise_that_cannot_be_called_or_fails(
     parameters: dict[str, Any], message: str
 ) -> None:
     noise = {"model": "custom", "function": f"{__name__}:add_map", "on": "devices"}
-    analog = analogize(nn.Linear(4, 4), target(noise | {"parameters": parameters}))
     with pytest.raises((ChipError, TargetError), match=message):
-        program(analog, 0)
+        program(analogize(nn.Linear(4, 4), target(noise | {"parameters": parameters})), 0)
 
 
 def test_programming_of_ones_own_before_stuck_devices() -> None:
