@@ -8,7 +8,7 @@ from torch import nn
 
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.region import Region
-from analogize.model.parts import is_wrapper, parts, place_of
+from analogize.model.parts import is_wrapper, parts, place_of, unwrapped
 
 
 class Located(NamedTuple):
@@ -33,6 +33,7 @@ def located(model: nn.Module) -> tuple[Located, ...]:
     chips: the regions of a single part that holds every parameter keep the names they had by
     themselves.
     """
+    model = unwrapped(model)
     places = parts(model)
     alone = is_wrapper(model, places)
     paths = {} if alone else {id(m): name for name, m in model.named_modules()}

@@ -7,11 +7,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from analogize.model.module import DigitalProduct, Report
 
 Module = TypeVar("Module", bound=nn.Module)
 
+_WRAPPERS = (OptimizedModule, DataParallel, DistributedDataParallel, AveragedModel)
 _OUTSIDE = "outside of the parts that analogize() rewrote"
 
 
@@ -55,12 +59,22 @@ def is_wrapper(model: nn.Module, places: Mapping[str, nn.Module]) -> bool:
     return all(id(p) in inside for p in model.parameters())
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What torch's own wrappers compute: they replicate, average or compile one module."""
+    while isinstance(model, _WRAPPERS):
+        inner = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+        assert isinstance(inner, nn.Module)
+        model = inner
+    return model
+
+
 def report_of(model: nn.Module) -> Report | None:
     """What the rewriting of every part of ``model`` did, together; None where no part is analog.
 
     Modules with matrices outside of every part are digital, for the reason that nobody rewrote
     them. The work of the whole is unknown then.
     """
+    model = unwrapped(model)
     places = parts(model)
     found = {place: module.__dict__["report"] for place, module in places.items()}
     if not found:

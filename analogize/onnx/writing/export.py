@@ -22,7 +22,7 @@ from analogize.crossbar.ops import operators as all_operators
 from analogize.errors import ExportError
 from analogize.model.calls import Call, example_call
 from analogize.model.module import AnalogModule
-from analogize.model.parts import report_of
+from analogize.model.parts import report_of, unwrapped
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
 from analogize.onnx.writing.assemble import assemble
 from analogize.onnx.writing.plan import NoiseKind, plan_regions
@@ -104,6 +104,7 @@ def export_onnx(
         CalibrationError: a converter has bits and no range.
         ChipError: ``"programmed"`` without a valid chip.
     """
+    model = unwrapped(model)
     _check(model, form, arithmetic, weights, opset)
     require_place(Path(path))
     operators = _called(model)
