@@ -22,6 +22,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from analogize.tables import html
 from analogize.targets.base import Bits, Count, Level, Spec, Text, refuse
 from analogize.targets.check import check_devices, check_digits, check_output, check_range
 from analogize.targets.conductance import Conductance
@@ -267,6 +268,18 @@ class Target(Spec):
         check_digits(self)
         check_overrides(self)
         return self
+
+    def _repr_html_(self) -> str:
+        from analogize.targets.words import settings
+
+        rows = [{"part": part, "says": words} for part, words in settings(self)]
+        return html(rows, f"{self.name} ({self.technology})", self.description)
+
+    def __repr__(self) -> str:
+        noise = " + ".join(map(str, self.noise)) or "no noise"
+        return f"<Target {self.name} ({self.technology}), {noise}; to_yaml() has every figure>"
+
+    __str__ = __repr__
 
     def to_yaml(self) -> str:
         """The target as a YAML file that ``load_target`` reads back equal, defaults spelled out."""

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analogize.errors import EvaluationError
 from analogize.evaluation.estimate import Estimate
+from analogize.evaluation.plot import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -82,11 +83,6 @@ _ESTIMATORS = {
     "corrected": "binned, Grassberger",
     "neighbours": "nearest neighbours",
 }
-
-
-def new_axes(height: float = 4.0) -> Axes:
-    """Axes of a new figure, ``height`` in inches."""
-    return Figure(figsize=(6, max(height, 2.5)), layout="constrained").subplots()
 
 
 def legend_above(axes: Axes, *others: Axes, columns: int = 2) -> None:
@@ -203,7 +199,7 @@ def draw_information(result: _Information, ax: Axes | None = None) -> Axes:
 
 def draw_sensitivity(result: _Sensitivity, ax: Axes | None = None) -> Axes:
     """One bar a region: what it alone costs, with the 95 % interval; the estimate as a marker."""
-    axes = new_axes(1.4 + 0.3 * len(result.rows)) if ax is None else ax
+    axes = new_axes(height=max(1.4 + 0.3 * len(result.rows), 2.5)) if ax is None else ax
     names = [row.name for row in result.rows]
     costs = [row.cost for row in result.rows]
     bars = [(row.interval[1] - row.interval[0]) / 2 for row in result.rows]
@@ -223,7 +219,7 @@ def draw_sensitivity(result: _Sensitivity, ax: Axes | None = None) -> Axes:
 
 def draw_chips(values: Sequence[float], metric: str) -> Axes:
     """How one level's chips are distributed: a histogram, and their mean."""
-    axes = new_axes(2.8)
+    axes = new_axes(height=2.8)
     axes.hist(values, bins="auto", color="C0", alpha=0.75)
     axes.axvline(sum(values) / len(values), color="C3", label=f"mean of {len(values)} chips")
     axes.set_xlabel(f"{metric} of a chip, at the target's own noise")

@@ -32,6 +32,8 @@ from analogize.evaluation.montecarlo import check_arguments, noise_levels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from analogize.evaluation.plot import Picture
+
 
 class DecompositionRow(Result):
     """The terms of equation 1 at one noise level, averaged over samples and outputs.
@@ -101,11 +103,12 @@ class Decomposition(Result):
                 return low + (high - low) * -before / (after - before)
         return None
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the three terms over l_pretrained, as in Fig. 2(a); returns the axes."""
+    def plot(self, ax: Axes | None = None) -> Picture:
+        """Draw the three terms over l_pretrained, as in Fig. 2(a); returns the figure."""
         from analogize.analysis.analysis_plots import draw_decomposition
+        from analogize.evaluation.plot import figure_of
 
-        return draw_decomposition(self, ax)
+        return figure_of(draw_decomposition(self, ax))
 
 
 def bias_variance(

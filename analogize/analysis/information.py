@@ -35,6 +35,8 @@ from analogize.evaluation.montecarlo import check_arguments, noise_levels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from analogize.evaluation.plot import Picture
+
 Array = NDArray[Any]
 
 
@@ -106,11 +108,12 @@ class Information(Result):
             found.append(cells)
         return found
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the normalized estimates, as in Fig. 2(b); returns the axes."""
+    def plot(self, ax: Axes | None = None) -> Picture:
+        """Draw the normalized estimates, as in Fig. 2(b); returns the figure."""
         from analogize.analysis.analysis_plots import draw_information
+        from analogize.evaluation.plot import figure_of
 
-        return draw_information(self, ax)
+        return figure_of(draw_information(self, ax))
 
 
 def mutual_information(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy import stats
@@ -31,6 +31,11 @@ from analogize.evaluation.inference import unpack
 from analogize.evaluation.metrics import MetricLike
 from analogize.evaluation.montecarlo import evaluate
 from analogize.model.calls import device_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from analogize.evaluation.plot import Picture
 
 _NOISE_DRAWS = 8
 
@@ -68,6 +73,13 @@ class Sensitivity(Result):
     baseline: float
     instances: int
     rank_correlation: float | None
+
+    def plot(self, ax: Axes | None = None) -> Picture:
+        """Draw the cost of every region; returns the figure."""
+        from analogize.analysis.analysis_plots import draw_sensitivity
+        from analogize.evaluation.plot import figure_of
+
+        return figure_of(draw_sensitivity(self, ax))
 
 
 def sensitivity(

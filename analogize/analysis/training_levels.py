@@ -16,6 +16,8 @@ from analogize.evaluation.montecarlo import evaluate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from analogize.evaluation.plot import Picture
+
 
 class Mismatch(Result):
     """One evaluation a training level; ``mismatch`` makes it.
@@ -34,12 +36,14 @@ class Mismatch(Result):
             for row in evaluation.to_rows()
         ]
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw one curve a training level against the inference level; returns the axes."""
+    def plot(self, ax: Axes | None = None) -> Picture:
+        """Draw one curve a training level against the inference level; returns the figure."""
+        from analogize.evaluation.plot import figure_of, new_axes
+
+        axes = new_axes() if ax is None else ax
         for trained, evaluation in self.evaluations.items():
-            ax = evaluation.plot(ax=ax, label=f"trained at {trained:g}")
-        assert ax is not None, "mismatch() refuses to compare no model"
-        return ax
+            evaluation.plot(ax=axes, label=f"trained at {trained:g}")
+        return figure_of(axes)
 
 
 def mismatch(

@@ -37,4 +37,8 @@ ImageSize = Annotated[
 ]
 Cache = Annotated[Path | None, typer.Option(help="Where to keep the decoded images of a folder.")]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch the data set.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AsCsv = Annotated[
+    bool, typer.Option("--csv", help="Print comma-separated values and nothing else.")
+]
 Device = Annotated[str, typer.Option(help="Where to run, for example cpu or cuda.")]

@@ -13,29 +13,18 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from analogize.cli.fit import fit_command
-from analogize.cli.options import AllowFunctions
+from analogize.cli.options import AllowFunctions, AsCsv, AsJson
 from analogize.errors import TargetError
+from analogize.tables import csv_text, width
 from analogize.targets.describe import json_schema
-from analogize.targets.dialect import dump_inline
-from analogize.targets.formula import formula
 from analogize.targets.load import load_target, names, sources
-from analogize.targets.spec import (
-    AbsMaxRange,
-    Array,
-    Conductance,
-    Converter,
-    Cost,
-    Digital,
-    FixedRange,
-    FullRange,
-    PercentileRange,
-    StdRange,
-    Target,
-    Weights,
-)
+from analogize.targets.spec import Target
+from analogize.targets.words import bits, settings
 
 # Wide enough for the comments of the built-in files.
 _WIDTH = 120
+# Columns from which on the list has room for descriptions.
+_DESCRIBED = 100
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,22 +33,45 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_targets() -> None:
-    """List the built-in targets."""
+def list_targets(as_json: AsJson = False, as_csv: AsCsv = False) -> None:
+    """List the built-in targets.
+
+    For example: analogize targets list --json
+    """
+    targets = [load_target(name) for name in names()]
+    if as_json or as_csv:
+        rows = [_listed(target) for target in targets]
+        typer.echo(json.dumps(rows, indent=2) if as_json else csv_text(rows), nl=as_json)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("target", no_wrap=True, style="bold")
     table.add_column("technology")
     for column in ("weights", "DAC", "ADC"):
         table.add_column(column, justify="right")
     table.add_column("noise", overflow="fold")
-    table.add_column("description", ratio=1)
-    for target in map(load_target, names()):
-        bits = (target.weights.bits, target.dac.bits, target.adc.bits)
+    # A description of twenty words in a column of ten characters would be read by nobody.
+    if (columns := width()) >= _DESCRIBED:
+        table.add_column("description", ratio=1)
+    for target in targets:
+        each = map(bits, (target.weights.bits, target.dac.bits, target.adc.bits))
         noise = "\n".join(map(str, target.noise)) or "none"
-        table.add_row(
-            target.name, target.technology, *map(_bits, bits), noise, escape(target.description)
-        )
-    Console().print(table)
+        cells = [target.name, target.technology, *each, escape(noise), escape(target.description)]
+        table.add_row(*cells[: len(table.columns)])
+    Console(width=columns).print(table)
+    if columns < _DESCRIBED:
+        typer.echo("analogize targets show NAME says more of each")
+
+
+def _listed(target: Target) -> dict[str, str | int | None]:
+    return {
+        "target": target.name,
+        "technology": target.technology,
+        "weights": target.weights.bits,
+        "DAC": target.dac.bits,
+        "ADC": target.adc.bits,
+        "noise": "; ".join(map(str, target.noise)) or "none",
+        "description": target.description,
+    }
 
 
 @app.command()
@@ -86,7 +98,7 @@ def show(
     console.print(f"[bold]{escape(loaded.name)}[/bold] ({escape(loaded.technology)})")
     if loaded.description:
         console.print(escape(loaded.description))
-    console.print(_settings(loaded))
+    console.print(_table(loaded))
     if loaded.references:
         console.print("\n[bold]References[/bold]")
     for reference in loaded.references:
@@ -146,90 +158,10 @@ def _refused(error: TargetError) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _settings(target: Target) -> Table:
+def _table(target: Target) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    table.add_row("weights", _weights(target.weights))
-    if target.conductance is not None:
-        table.add_row("conductance", _conductance(target.conductance))
-        table.add_row("compensation", target.compensation)
-    unit = "" if target.conductance is None else target.conductance.unit
-    table.add_row("noise", escape("\n".join(formula(m, unit) for m in target.noise)) or "none")
-    table.add_row("DAC", _converter(target.dac))
-    table.add_row("ADC", _converter(target.adc))
-    table.add_row("array", _array(target.array))
-    table.add_row("energies", _cost(target.cost))
-    table.add_row("digital", escape(_digital(target.digital)))
-    for override in target.overrides:
-        given = override.model_dump(mode="json", exclude_unset=True, exclude={"regions"})
-        table.add_row("but", escape(f"{', '.join(override.regions)}: {dump_inline(given)}"))
+    for part, words in settings(target):
+        table.add_row(part, escape(words))
     return table
-
-
-def _array(array: Array | None) -> str:
-    if array is None:
-        return "unlimited"
-    parts = [f"tiles of {array.rows} x {array.cols}"]
-    if array.tiling:
-        parts.append("each converts its own sums")
-    if array.cell_bits is not None:
-        parts.append(f"{array.cell_bits} bits a cell")
-    if array.input_bits is not None:
-        parts.append(f"inputs {array.input_bits} bits at a time")
-    return "; ".join(parts)
-
-
-def _bits(bits: int | None) -> str:
-    return "-" if bits is None else str(bits)
-
-
-def _cost(cost: Cost | None) -> str:
-    figures = {} if cost is None else cost.model_dump(exclude_none=True)
-    words = {"adc": "an ADC conversion", "dac": "a DAC conversion", "digital_mac": "a digital MAC"}
-    return ", ".join(f"{figures[key]:g} pJ {words[key]}" for key in figures) or "not known"
-
-
-def _conductance(mapping: Conductance) -> str:
-    ratio = f", on/off {mapping.on_off_ratio:.3g}" if mapping.g_min else ""
-    pairs = "one differential pair" if mapping.pairs == 1 else f"{mapping.pairs} pairs"
-    ends = f"{mapping.g_min:g} to {mapping.g_max:g} {mapping.unit}{ratio}"
-    return f"{ends}; {pairs} a weight, scaled per {mapping.scale}"
-
-
-def _weights(weights: Weights) -> str:
-    each = "layer" if weights.granularity == "tensor" else "output channel"
-    clipping = (
-        f"clipped to {_range(weights.range)} of each {each}" if weights.range else "unclipped"
-    )
-    return f"{clipping}; {_grid(weights)}"
-
-
-def _converter(converter: Converter) -> str:
-    if converter.bits is None:
-        return "none"
-    data = " of the calibration data" if isinstance(converter.range, PercentileRange) else ""
-    return f"{_grid(converter)} over {_range(converter.range)}{data}"
-
-
-def _grid(part: Weights | Converter) -> str:
-    return f"{part.bits} bits, {part.grid} grid" if part.bits else "not quantized"
-
-
-def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange | FullRange) -> str:
-    match values:
-        case StdRange():
-            return f"±{values.multiple:g} standard deviations"
-        case PercentileRange():
-            return f"percentiles {values.low:g} to {values.high:g}"
-        case AbsMaxRange():
-            return "± the largest magnitude"
-        case FullRange():
-            return "every sum a tile can produce"
-        case FixedRange():
-            return f"\\[{values.min:g}, {values.max:g}]"
-
-
-def _digital(digital: Digital) -> str:
-    parts = [*digital.operators, *(f"layers named {pattern}" for pattern in digital.names)]
-    return ", ".join(parts) or "nothing that an array can hold"

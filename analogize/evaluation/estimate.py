@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from analogize.errors import EvaluationError
+from analogize.tables import Shown
 
 
 class Estimate(BaseModel):
@@ -52,10 +53,15 @@ class Estimate(BaseModel):
         )
 
 
-class Result(BaseModel):
-    """A result that goes to a JSON file and back."""
+class Result(Shown, BaseModel):
+    """A result that goes to a JSON file and back, and shows itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary a row; the fields themselves where there is one row."""
+        rows = getattr(self, "rows", (self,))
+        return [_flat(row.model_dump()) for row in rows]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result as JSON.
@@ -81,6 +87,19 @@ class Result(BaseModel):
             raise EvaluationError(f"cannot read {os.fspath(path)}: {cause}") from cause
         except ValidationError as cause:
             raise EvaluationError(f"{os.fspath(path)} holds no {cls.__name__}: {cause}") from cause
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and text as they are, an interval as two; what is itself a table is left out."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "interval" and value is not None:
+            flat |= {"low": value[0], "high": value[1]}
+        elif isinstance(value, tuple) and all(isinstance(x, str) for x in value):
+            flat[name] = ", ".join(value)
+        elif value is None or isinstance(value, bool | int | float | str):
+            flat[name] = value
+    return flat
 
 
 def jackknife_error(left_out: Tensor) -> float:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-from io import StringIO
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, computed_field
-from rich.console import Console
 from rich.table import Table
 
 from analogize.devices.times import describe
 from analogize.errors import EvaluationError
 from analogize.evaluation.fingerprint import Fingerprint
 from analogize.evaluation.intervals import stein_count, stein_interval, t_interval
+from analogize.tables import Shown, html, shortened, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from analogize.evaluation.plot import Picture
 
 SCHEMA: Final = 1
 
@@ -46,6 +48,10 @@ class Level(BaseModel):
     deterministic: bool = False
     pilot: int | None = None
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Its values by their number, where they are many."""
+        return shortened(iter(super().__repr_args__()))
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def mean(self) -> float | None:
@@ -71,7 +77,7 @@ class Level(BaseModel):
         return t_interval(self.values)
 
 
-class Evaluation(BaseModel):
+class Evaluation(Shown, BaseModel):
     """A metric over programmed chips at one or several noise levels; ``evaluate`` makes it.
 
     Attributes:
@@ -173,7 +179,7 @@ class Evaluation(BaseModel):
         ax: Axes | None = None,
         *,
         label: str | None = None,
-    ) -> Axes:
+    ) -> Picture:
         """Draw the metric against eta, or against time where several times were asked for.
 
         Shown are the mean, the 95 % interval as a band and one std as error bars.
@@ -188,34 +194,44 @@ class Evaluation(BaseModel):
             label: Name in the legend; the target's by default.
 
         Returns:
-            The axes drawn into.
+            The figure, which shows itself in a notebook; ``figure.axes[0]`` are the axes.
 
         Raises:
             EvaluationError: nothing was measured yet, or the figure cannot be written.
         """
-        from analogize.evaluation.plot import draw_over_time, draw_robustness, write_figure
+        from analogize.evaluation.plot import (
+            draw_over_time,
+            draw_robustness,
+            figure_of,
+            write_figure,
+        )
 
         draw = draw_over_time if len(self.fingerprint.drift_times) > 1 else draw_robustness
         axes = draw(self, ax, label or self.target)
         if path is not None:
             write_figure(axes, path)
-        return axes
+        return figure_of(axes)
 
     def __str__(self) -> str:
         """A table with one row a level."""
-        samples = "no samples yet" if self.samples is None else f"{self.samples} samples"
-        table = Table(
-            title=f"{self.metric} on {self.target}, {samples}, seed {self.fingerprint.seed}",
-            title_justify="left",
-        )
-        timed = ("read after",) if self.fingerprint.drift_times else ()
-        for name in ("eta", *timed, "chips", "mean", "std", "95 % interval"):
+        table = Table(title=self._title(), title_justify="left")
+        for name in self._columns():
             table.add_column(name, justify="right")
         for level in self.levels:
             table.add_row(*self._cells(level))
-        stream = StringIO()
-        Console(file=stream, width=100, color_system=None).print(table)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+        return text(table)
+
+    def _repr_html_(self) -> str:
+        rows = [dict(zip(self._columns(), self._cells(x), strict=True)) for x in self.levels]
+        return html(rows, self._title(), "The interval is that of the mean over chips.")
+
+    def _title(self) -> str:
+        samples = "no samples yet" if self.samples is None else f"{self.samples} samples"
+        return f"{self.metric} on {self.target}, {samples}, seed {self.fingerprint.seed}"
+
+    def _columns(self) -> tuple[str, ...]:
+        timed = ("read after",) if self.fingerprint.drift_times else ()
+        return "eta", *timed, "chips", "mean", "std", "95 % interval"
 
     def _cells(self, level: Level) -> tuple[str, ...]:
         chips = f"{len(level.values)}"

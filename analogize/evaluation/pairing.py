@@ -49,6 +49,15 @@ class Comparison(Result):
     b: Evaluation
     differences: tuple[Difference, ...]
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary a level: both means, their difference, its interval and test."""
+        pairs = zip(self.a.levels, self.b.levels, self.differences, strict=True)
+        return [
+            {"eta": d.eta, "a": a.mean, "b": b.mean, "difference": d.mean}
+            | {"low": d.interval[0], "high": d.interval[1], "p_value": d.p_value}
+            for a, b, d in pairs
+        ]
+
 
 def compare(
     a: nn.Module,

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from io import StringIO
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from analogize.errors import EvaluationError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, whatever backend is chosen there."""
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {"image/svg+xml": svg(self), "text/plain": repr(self)}
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG whose text stays text, the same for the same results."""
+    stream = StringIO()
+    # No date and no random names inside.
+    with matplotlib.rc_context({"svg.hashsalt": "analogize", "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def new_axes(width: float = 6.0, height: float = 4.0) -> Axes:
+    """The axes of a new figure, in inches."""
+    return Picture(figsize=(width, height), layout="constrained").subplots()
+
+
+def figure_of(axes: Axes) -> Picture:
+    """The whole figure that ``axes`` belong to."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes that were drawn into belong to a figure"
+    return cast("Picture", figure)
 
 
 class _Level(Protocol):
@@ -67,7 +97,7 @@ def draw_robustness(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     measured = [(level, level.mean) for level in evaluation.levels if level.mean is not None]
     if not measured:
         raise EvaluationError("there is nothing to plot: no chip was measured yet")
-    axes = Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
+    axes = new_axes() if ax is None else ax
     colour = f"C{len(axes.get_legend_handles_labels()[0])}"
     curve = [(level.eta, mean, level) for level, mean in measured if level.eta is not None]
     curve.sort(key=itemgetter(0))
@@ -98,7 +128,7 @@ def draw_over_time(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     Raises:
         EvaluationError: no level has a value yet.
     """
-    axes = Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
+    axes = new_axes() if ax is None else ax
     etas = list(dict.fromkeys(level.eta for level in evaluation.levels))
     for eta in etas:
         curve = [
@@ -127,10 +157,8 @@ def write_figure(axes: Axes, path: str | os.PathLike[str]) -> None:
     Raises:
         EvaluationError: the file cannot be written, or its suffix is no format Matplotlib knows.
     """
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "axes that were drawn into belong to a figure"
     try:
-        figure.savefig(path, dpi=150)
+        figure_of(axes).savefig(path, dpi=150)
     except (OSError, ValueError) as cause:
         raise EvaluationError(f"cannot write the plot to {os.fspath(path)}: {cause}") from cause
 

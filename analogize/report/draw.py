@@ -14,6 +14,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 from xml.sax.saxutils import escape, quoteattr
 
 from torch import fx, nn
@@ -42,25 +43,45 @@ class _Box:
     hover: str
 
 
-def draw(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+class Drawing(str):
+    """A drawing as SVG text, which a notebook shows as a picture."""
+
+    __slots__ = ()
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"<SVG of {len(self)} characters>"
+
+
+@overload
+def draw(model: nn.Module) -> Drawing: ...
+@overload
+def draw(model: nn.Module, path: str | os.PathLike[str]) -> Path: ...
+
+
+def draw(model: nn.Module, path: str | os.PathLike[str] | None = None) -> Drawing | Path:
     """Draw the graph of a rewritten model.
 
     Args:
         model: what ``analogize`` returned.
-        path: an ``.svg`` file.
+        path: an ``.svg`` file; without one the drawing is returned.
 
     Returns:
-        The path.
+        The path, or a ``Drawing``: SVG text that a notebook shows as a picture.
 
     Raises:
         AnalogizeError: not a rewritten model.
         ExportError: another suffix than ``.svg``, or a file that cannot be written.
     """
-    path = Path(path)
     if not isinstance(model, AnalogModule):
         raise AnalogizeError(
             f"{type(model).__name__} was not rewritten by analogize(); there is no graph to draw"
         )
+    if path is None:
+        return Drawing(_svg(model))
+    path = Path(path)
     if path.suffix.lower() != ".svg":
         raise ExportError(f"{path}: only SVG is drawn; give a name that ends in .svg")
     text = _svg(model)

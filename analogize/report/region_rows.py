@@ -76,7 +76,7 @@ def _weights(array: WeightArray) -> str:
     if array.range.ndim > 1:
         return f"{bits}{array.range.shape[1]} channels"
     low, high = array.range.tolist()
-    return f"{bits}[{low:.3g}, {high:.3g}]"
+    return f"{bits}{_span(low, high)}"
 
 
 def _converter(converter: Converter) -> str:
@@ -85,4 +85,8 @@ def _converter(converter: Converter) -> str:
     if converter.scale is None:
         return f"{converter.bits} b, uncalibrated"
     low, high = converter.range.tolist()
-    return f"{converter.bits} b [{low:.3g}, {high:.3g}]"
+    return f"{converter.bits} b {_span(low, high)}"
+
+
+def _span(low: float, high: float) -> str:
+    return f"±{high:.3g}" if low == -high else f"[{low:.3g}, {high:.3g}]"

@@ -25,7 +25,7 @@ def robustness(evaluation: Evaluation) -> str:
     levels = evaluation.levels
     noisy = [level for level in levels if not level.deterministic]
     if len(levels) > 1:
-        drawn = _drawn(evaluation.plot(), f"{evaluation.metric} over noise or time")
+        drawn = figure(evaluation.plot(), f"{evaluation.metric} over noise or time")
     elif noisy:
         drawn = _drawn(draw_chips(levels[0].values, evaluation.metric), "values of the chips")
     else:
@@ -74,7 +74,7 @@ def decomposition(result: Decomposition) -> str:
     )
     if not result.rows[0].pretrained.value > 0:
         return paragraph(note) + table(rows)
-    return paragraph(note) + _drawn(result.plot(), "loss terms") + table(rows)
+    return paragraph(note) + figure(result.plot(), "loss terms") + table(rows)
 
 
 def information(result: Information) -> str:
@@ -91,7 +91,7 @@ def information(result: Information) -> str:
         f"Between {result.samples} inputs and the {result.output} output, in nats, by three "
         f"estimators; {result.instances} chips a level, ± one standard error."
     )
-    return paragraph(note) + _drawn(result.plot(), "mutual information") + table(rows)
+    return paragraph(note) + figure(result.plot(), "mutual information") + table(rows)
 
 
 def sensitivity(result: Sensitivity) -> str:

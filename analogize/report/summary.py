@@ -1,13 +1,17 @@
-"""What became analog, what stayed digital, and why."""
+"""What became analog, what stayed digital, and why: as text, HTML and rows."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import StringIO
+from html import escape as html_escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, overload
 
-from rich.console import Console
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -17,10 +21,18 @@ from analogize.model.module import DigitalProduct
 from analogize.model.parts import report_of
 from analogize.report.cost import Work, estimate
 from analogize.report.region_rows import RegionRow, region_rows
+from analogize.tables import Shown, html, text, width
+
+if TYPE_CHECKING:
+    from analogize.report.draw import Drawing
+
+# Columns from which on there is room for the outputs' shapes.
+_ROOMY: Final = 110
+_NUMBERS: Final = ("tiles", "share")
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """A rewritten model in rows; ``str()`` draws them as tables.
 
     Attributes:
@@ -67,60 +79,99 @@ class Summary:
             )
         return f"converted {self.converted_share:.2%} of multiply-accumulates; left digital: {left}"
 
-    def draw(self, path: str | os.PathLike[str]) -> Path:
+    @overload
+    def draw(self) -> Drawing: ...
+    @overload
+    def draw(self, path: str | os.PathLike[str]) -> Path: ...
+
+    def draw(self, path: str | os.PathLike[str] | None = None) -> Drawing | Path:
         """Draw the graph as an SVG, analog regions in colour; see ``analogize.report.draw``."""
         from analogize.report.draw import draw
 
-        return draw(self.model, path)
+        return draw(self.model) if path is None else draw(self.model, path)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary a region, then one a product left digital, for tables and files."""
+        analog = [
+            {"region": row.region.name, "analog": True, "operator": row.region.operator}
+            | {"weight": _shape(row.region.weight_shape), "output": _shape(row.region.output_shape)}
+            | {"calls": row.region.calls, "weights": row.weights, "DAC": row.dac, "ADC": row.adc}
+            | {"noise": row.noise, "tiles": row.tiles, "used": row.utilization}
+            | {"macs": row.region.macs, "share": self._part(row.region.macs), "reason": None}
+            for row in self.rows
+        ]
+        digital = [
+            {"region": product.name, "analog": False, "operator": product.operator}
+            | {"macs": product.macs, "share": self._part(product.macs), "reason": product.reason}
+            for product in self.digital
+        ]
+        names = analog[0] if analog else {}
+        return analog + [dict.fromkeys(names) | row for row in digital]
+
+    def __repr__(self) -> str:
+        return f"<Summary for {self.target}: {self.headline}>"
 
     def __str__(self) -> str:
-        stream = StringIO()
-        console = Console(file=stream, width=160, color_system=None)
-        console.print(self._analog_table())
+        columns = width()
+        common, rows = self._analog_rows(columns)
+        title = f"Analog regions, target {self.target}"
+        parts: list[RenderableType] = [_table(f"{title}; all: {common}" if common else title, rows)]
         if self.digital:
-            console.print(self._digital_table())
-        console.print(
-            f"captured by {self.capture}", *self.declined, sep="; not by ", soft_wrap=True
-        )
-        console.print(self.headline, soft_wrap=True)
-        if self.work is not None:
-            console.print(str(self.work), soft_wrap=True)
-        return stream.getvalue()
+            parts.append(_table("Products left digital", self._digital_rows()))
+        return text(*parts, *map(escape, self._notes()), columns=columns) + "\n"
 
-    def _analog_table(self) -> Table:
-        table = Table(title=f"Analog regions, target {self.target}", title_justify="left")
-        for name in ("region", "operator", "weight", "output", "weights", "DAC", "ADC", "noise"):
-            table.add_column(name, overflow="fold")
-        table.add_column("tiles", justify="right")
-        table.add_column("share", justify="right")
-        for row in self.rows:
-            region = row.region
-            table.add_row(
-                region.name + (f" x{region.calls}" if region.calls > 1 else ""),
-                region.operator,
-                _shape(region.weight_shape),
-                _shape(region.output_shape),
-                row.weights,
-                row.dac,
-                row.adc,
-                row.noise,
-                self.tiles(row),
-                self.share(region.macs),
-            )
-        return table
+    def _repr_html_(self) -> str:
+        common, rows = self._analog_rows()
+        tables = html(rows, f"Analog regions, target {self.target}", common and f"All: {common}")
+        if self.digital:
+            tables += html(self._digital_rows(), "Products left digital")
+        return tables + "".join(f"<p>{html_escape(note)}</p>" for note in self._notes())
 
-    def _digital_table(self) -> Table:
-        table = Table(title="Products left digital", title_justify="left")
-        for name in ("product", "operator", "reason"):
-            table.add_column(name, overflow="fold")
-        table.add_column("share", justify="right")
-        for product in self.digital:
-            table.add_row(product.name, product.operator, product.reason, self.share(product.macs))
-        return table
+    def _notes(self) -> list[str]:
+        notes = ["; not by ".join([f"captured by {self.capture}", *self.declined]), self.headline]
+        return notes if self.work is None else [*notes, str(self.work)]
+
+    def _analog_rows(self, columns: int = _ROOMY) -> tuple[str, list[dict[str, str]]]:
+        """What all regions have in common, in words, and the rows of what they have not."""
+        rows = [
+            {
+                "region": row.region.name
+                + (f" x{row.region.calls}" if row.region.calls > 1 else ""),
+                "operator": row.region.operator,
+                "weight": _shape(row.region.weight_shape),
+                "output": _shape(row.region.output_shape),
+                "weights": row.weights,
+                "DAC": row.dac,
+                "ADC": row.adc,
+                "noise": row.noise,
+                "tiles": self.tiles(row),
+                "share": self.share(row.region.macs),
+            }
+            for row in self.rows
+        ]
+        common = {}
+        for name in ("weights", "DAC", "ADC", "noise", "tiles", "share"):
+            values = {row[name] for row in rows}
+            if len(values) == 1 and (len(rows) > 1 or values == {"-"}):
+                common[name] = values.pop()
+        left_out = {*common} | (set() if columns >= _ROOMY else {"output"})
+        words = ", ".join(f"{name} {value}" for name, value in common.items() if value != "-")
+        return words, [{k: v for k, v in row.items() if k not in left_out} for row in rows]
+
+    def _digital_rows(self) -> list[dict[str, str]]:
+        return [
+            {"product": d.name, "operator": d.operator, "reason": d.reason}
+            | {"share": self.share(d.macs)}
+            for d in self.digital
+        ]
+
+    def _part(self, macs: int | None) -> float | None:
+        return None if macs is None or not self.total_macs else macs / self.total_macs
 
     def share(self, macs: int | None) -> str:
         """``macs`` over the work of the whole model, as the tables show it."""
-        return "-" if macs is None or not self.total_macs else f"{macs / self.total_macs:.2%}"
+        part = self._part(macs)
+        return "-" if part is None else f"{part:.2%}"
 
     def tiles(self, row: RegionRow) -> str:
         """The row's tiles and the share of their cells in use, as the tables show it."""
@@ -158,6 +209,15 @@ def summary(model: nn.Module) -> Summary:
         report.declined,
         estimate(tuple(one.op for one in found), tiles, report.total_macs),
     )
+
+
+def _table(title: str, rows: Sequence[dict[str, str]]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0] if rows else ():
+        table.add_column(name, overflow="fold", justify="right" if name in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    return table
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

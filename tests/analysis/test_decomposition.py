@@ -117,7 +117,7 @@ def test_crossover_interpolates_and_results_survive_a_file(classes, tmp_path: Pa
     assert 0 < crossover < 8
     result.save(tmp_path / "r.json")
     assert Decomposition.load(tmp_path / "r.json") == result
-    result.plot().get_figure(root=True).savefig(tmp_path / "r.png")
+    result.plot().savefig(tmp_path / "r.png")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(EvaluationError, match="no Decomposition"):
         Decomposition.load(tmp_path / "bad.json")

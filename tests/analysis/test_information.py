@@ -102,7 +102,7 @@ def test_information_falls_with_noise_and_reads_back(tmp_path) -> None:
     assert result.rows[2].binned.value > 0.5 * result.rows[2].floor > 0
     result.save(tmp_path / "r.json")
     assert Information.load(tmp_path / "r.json") == result
-    result.plot().get_figure(root=True).savefig(tmp_path / "r.png")
+    result.plot().savefig(tmp_path / "r.png")
 
 
 def test_a_level_without_its_reference_still_gets_one() -> None:

@@ -27,7 +27,7 @@ def test_every_model_meets_every_level_on_the_same_chips(tmp_path) -> None:
     assert pairs == [(0, 0), (0, 0.5), (0.2, 0), (0.2, 0.5)]
     found.save(tmp_path / "m.json")
     assert Mismatch.load(tmp_path / "m.json") == found
-    labels = found.plot().get_legend_handles_labels()[1]
+    labels = found.plot().axes[0].get_legend_handles_labels()[1]
     assert labels == ["trained at 0", "trained at 0.2"]
 
 

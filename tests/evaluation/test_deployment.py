@@ -47,7 +47,7 @@ def test_every_noise_level_at_every_time(net: nn.Module, batches: Batches, tmp_p
     assert [row["drift_time"] for row in result.to_rows()] == [0.0, 86400.0]
     assert "1 day" in str(result)
     assert Evaluation.load(tmp_path / "a.json") == result
-    assert result.plot().get_xlabel() == "time since programming (s)"
+    assert result.plot().axes[0].get_xlabel() == "time since programming (s)"
     with pytest.raises(EvaluationError, match="times"):
         evaluate(analog, batches, instances=2, drift_time="1 hour", resume=tmp_path / "a.json")
 

@@ -179,7 +179,7 @@ def test_complete_counts_chips() -> None:
 
 def test_plot_draws_mean_band_and_bars_in_order_of_eta() -> None:
     result = make({0.2: (0.4, 0.6), 0.1: (0.7, 0.9), None: (0.75, 0.85)})
-    axes = result.plot()
+    axes = result.plot().axes[0]
     (curve,) = axes.containers
     line, _, (bars,) = curve.lines
     np.testing.assert_allclose(line.get_xydata(), [[0.1, 0.8], [0.2, 0.5]])
@@ -199,7 +199,7 @@ def test_plots_share_axes_in_different_colours(tmp_path: Path) -> None:
     axes = Figure().subplots()
     make({0.0: (0.9,), 0.1: (0.8,)}).plot(ax=axes, label="clean")
     drawn = make({0.0: (0.9,), 0.1: (0.85,)}).plot(tmp_path / "both.png", axes, label="noisy")
-    assert drawn is axes
+    assert drawn is axes.get_figure(root=True)
     colours = {container.lines[0].get_color() for container in axes.containers}
     assert len(colours) == 2
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")

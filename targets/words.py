@@ -1,0 +1,110 @@
+"""A target in words: one line for each of its parts."""
+
+from __future__ import annotations
+
+from analogize.targets.dialect import dump_inline
+from analogize.targets.formula import formula
+from analogize.targets.spec import (
+    AbsMaxRange,
+    Array,
+    Conductance,
+    Converter,
+    Cost,
+    Digital,
+    FixedRange,
+    FullRange,
+    PercentileRange,
+    StdRange,
+    Target,
+    Weights,
+)
+
+
+def settings(target: Target) -> list[tuple[str, str]]:
+    """What a target says, part by part, in plain words."""
+    said = [("weights", _weights(target.weights))]
+    if target.conductance is not None:
+        said.append(("conductance", _conductance(target.conductance)))
+        said.append(("compensation", target.compensation))
+    unit = "" if target.conductance is None else target.conductance.unit
+    said += [
+        ("noise", "\n".join(formula(m, unit) for m in target.noise) or "none"),
+        ("DAC", _converter(target.dac)),
+        ("ADC", _converter(target.adc)),
+        ("array", _array(target.array)),
+        ("energies", _cost(target.cost)),
+        ("digital", _digital(target.digital)),
+    ]
+    for override in target.overrides:
+        given = override.model_dump(mode="json", exclude_unset=True, exclude={"regions"})
+        said.append(("but", f"{', '.join(override.regions)}: {dump_inline(given)}"))
+    return said
+
+
+def bits(count: int | None) -> str:
+    """A number of bits, or a dash."""
+    return "-" if count is None else str(count)
+
+
+def _array(array: Array | None) -> str:
+    if array is None:
+        return "unlimited"
+    parts = [f"tiles of {array.rows} x {array.cols}"]
+    if array.tiling:
+        parts.append("each converts its own sums")
+    if array.cell_bits is not None:
+        parts.append(f"{array.cell_bits} bits a cell")
+    if array.input_bits is not None:
+        parts.append(f"inputs {array.input_bits} bits at a time")
+    return "; ".join(parts)
+
+
+def _cost(cost: Cost | None) -> str:
+    figures = {} if cost is None else cost.model_dump(exclude_none=True)
+    words = {"adc": "an ADC conversion", "dac": "a DAC conversion", "digital_mac": "a digital MAC"}
+    return ", ".join(f"{figures[key]:g} pJ {words[key]}" for key in figures) or "not known"
+
+
+def _conductance(mapping: Conductance) -> str:
+    ratio = f", on/off {mapping.on_off_ratio:.3g}" if mapping.g_min else ""
+    pairs = "one differential pair" if mapping.pairs == 1 else f"{mapping.pairs} pairs"
+    ends = f"{mapping.g_min:g} to {mapping.g_max:g} {mapping.unit}{ratio}"
+    return f"{ends}; {pairs} a weight, scaled per {mapping.scale}"
+
+
+def _weights(weights: Weights) -> str:
+    each = "layer" if weights.granularity == "tensor" else "output channel"
+    clipping = (
+        f"clipped to {_range(weights.range)} of each {each}" if weights.range else "unclipped"
+    )
+    return f"{clipping}; {_grid(weights)}"
+
+
+def _converter(converter: Converter) -> str:
+    if converter.bits is None:
+        return "none"
+    data = " of the calibration data" if isinstance(converter.range, PercentileRange) else ""
+    return f"{_grid(converter)} over {_range(converter.range)}{data}"
+
+
+def _grid(part: Weights | Converter) -> str:
+    return f"{part.bits} bits, {part.grid} grid" if part.bits else "not quantized"
+
+
+def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange | FullRange) -> str:
+    match values:
+        case StdRange():
+            return f"±{values.multiple:g} standard deviations"
+        case PercentileRange():
+            return f"percentiles {values.low:g} to {values.high:g}"
+        case AbsMaxRange():
+            return "± the largest magnitude"
+        case FullRange():
+            return "every sum a tile can produce"
+        case FixedRange():
+            return f"[{values.min:g}, {values.max:g}]"
+
+
+def _digital(digital: Digital) -> str:
+    parts = [*digital.operators, *(f"layers named {pattern}" for pattern in digital.names)]
+    return ", ".join(parts) or "nothing that an array can hold"
