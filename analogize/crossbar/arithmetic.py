@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from analogize.crossbar.array import WeightArray
+from analogize.crossbar.rounding import convert, to_codes
 from analogize.devices.reading import Disturbance
 from analogize.product import Product
 
@@ -65,9 +66,9 @@ def infer(x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: 
     """The forward pass without a graph; ``weights`` are in array units."""
     acc = _accumulate(x, weights, product, stages, dtypes)
     if stages.step is not None and stages.y_scale is not None:
-        acc = _clamp_(acc.div_(stages.step).round_(), stages.y_low, stages.y_high)
-        acc = acc.mul_(stages.y_scale)
-    elif stages.gain is not None:
+        ends, output = (stages.y_low, stages.y_high), dtypes.output
+        return convert(acc, stages.step, *ends, stages.y_scale, output)[0]
+    if stages.gain is not None:
         acc = acc.mul_(stages.gain)
     return acc.to(dtypes.output)
 
@@ -93,11 +94,8 @@ class Differentiable(torch.autograd.Function):
         if stages.step is None or stages.y_scale is None:
             return infer(x, used, product, stages, dtypes), None
         acc = _accumulate(x, used, product, stages, dtypes)
-        rounded = acc.div_(stages.step).round_()
-        codes = rounded.clamp(stages.y_low, stages.y_high)
-        # One byte an element instead of four: 0 where the ADC is in range.
-        excess = rounded.sub_(codes).clamp_(-1, 1).to(torch.int8)
-        return codes.mul_(stages.y_scale).to(dtypes.output), excess
+        ends, output = (stages.y_low, stages.y_high), dtypes.output
+        return convert(acc, stages.step, *ends, stages.y_scale, output, wants_beyond=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
@@ -119,11 +117,11 @@ class Differentiable(torch.autograd.Function):
         stages: Stages = ctx.stages
         dtype = ctx.dtypes.product
         if excess is not None:
-            grad = stop_saturated(grad, excess.to(grad.dtype))
+            grad = stop_saturated(grad, excess)
         # With weights in their own units, the scales of all stages cancel in x's gradient.
         grad_x, grad_w = ctx.product.backward(
             grad.to(dtype),
-            input_codes(x, stages).to(dtype),
+            input_codes(x, stages, dtype),
             ctx.array.real(weight).to(dtype),
             ctx.needs_input_grad[:2],
         )
@@ -141,7 +139,7 @@ def _accumulate(
     x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: Dtypes
 ) -> Tensor:
     """DAC and product: accumulated array units."""
-    codes, weights = input_codes(x, stages).to(dtypes.product), weights.to(dtypes.product)
+    codes, weights = input_codes(x, stages, dtypes.product), weights.to(dtypes.product)
     if dtypes.product == dtypes.output:
         acc = product.forward(codes, weights)
     else:
@@ -151,11 +149,14 @@ def _accumulate(
 
 
 def stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
-    """``grad`` where ``excess`` is 0, else 0; a new tensor."""
+    """``grad`` where ``excess``, one byte an element, is 0, else 0; a new tensor."""
     if torch.compiler.is_compiling():
         # Arithmetic instead of a comparison: Inductor's CPU code for boolean tensors is slow.
-        return grad * (1 - excess.abs())
-    return aten.hardtanh_backward.grad_input(grad, excess, -0.5, 0.5, grad_input=excess)  # type: ignore[no-any-return]
+        return grad * (1 - excess.to(grad.dtype).abs())
+    if grad.is_cuda:  # there the conversion is a part of the kernel
+        return aten.hardtanh_backward(grad, excess, -0.5, 0.5)  # type: ignore[no-any-return]
+    like = excess.to(grad.dtype)
+    return aten.hardtanh_backward.grad_input(grad, like, -0.5, 0.5, grad_input=like)  # type: ignore[no-any-return]
 
 
 def stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
@@ -169,13 +170,8 @@ def stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
     return aten.hardtanh_backward.grad_input(grad, x, *stages.x_edges, grad_input=grad)  # type: ignore[no-any-return]
 
 
-def input_codes(x: Tensor, stages: Stages) -> Tensor:
-    """The DAC: zero-centred codes of ``x``, or ``x`` itself without a DAC."""
+def input_codes(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
+    """The DAC: zero-centred codes of ``x`` in ``dtype``, or ``x`` itself without a DAC."""
     if stages.x_scale is None:
-        return x
-    return _clamp_((x / stages.x_scale).round_(), stages.x_low, stages.x_high)
-
-
-def _clamp_(values: Tensor, low: float, high: float) -> Tensor:
-    """``values.clamp_(low, high)``, by the name under which torch.func.vmap can batch it."""
-    return aten.hardtanh_(values, low, high)  # type: ignore[no-any-return]
+        return x.to(dtype)
+    return to_codes(x, stages.x_scale, stages.x_low, stages.x_high, dtype)

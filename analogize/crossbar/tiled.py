@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from analogize.crossbar.arithmetic import Dtypes, Stages, input_codes, stop_outside, stop_saturated
 from analogize.crossbar.array import WeightArray
+from analogize.crossbar.rounding import convert
 from analogize.devices.slicing import digits_of, split
 from analogize.devices.tiles import Piece, pieces
 from analogize.product import Product
@@ -128,13 +129,14 @@ def _convert(
     assert stages.step is not None, "tiles matter only to an ADC"
     assert stages.y_scale is not None, "likewise"
     total: Tensor | None = None
-    codes, weights = input_codes(x, stages).to(dtypes.product), weights.to(dtypes.product)
+    ends = stages.y_low, stages.y_high
+    codes, weights = input_codes(x, stages, dtypes.product), weights.to(dtypes.product)
     with torch.autocast(x.device.type, enabled=False):
         for factor, acc in tiles.partial_sums(codes, weights, stages):
-            rounded = acc.div_(stages.step).round_()
-            part = rounded.clamp(stages.y_low, stages.y_high)
-            if excesses is not None:
-                excesses.append(rounded.sub_(part).clamp_(-1, 1).to(torch.int8))
+            wants = excesses is not None
+            part, excess = convert(acc, stages.step, *ends, None, dtypes.product, wants)
+            if excesses is not None and excess is not None:
+                excesses.append(excess)
             if factor != 1:
                 part = part.mul_(factor)
             total = part if total is None else total.add_(part)
@@ -181,10 +183,10 @@ class TiledDifferentiable(torch.autograd.Function):
         stages: Stages = ctx.stages
         dtype = ctx.dtypes.product
         grad = grad.to(dtype)
-        grads = [stop_saturated(grad, e.to(dtype)) for e in excesses]
+        grads = [stop_saturated(grad, e) for e in excesses]
         grad_x, grad_w = ctx.tiles.backward(
             grads or [grad] * len(ctx.tiles.pieces),
-            input_codes(x, stages).to(dtype),
+            input_codes(x, stages, dtype),
             ctx.array.real(weight).to(dtype),
             ctx.needs_input_grad[:2],
         )
