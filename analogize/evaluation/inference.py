@@ -13,7 +13,7 @@ from analogize.crossbar.chip import program
 from analogize.crossbar.ops import operators
 from analogize.errors import AnalogizeError, EvaluationError
 from analogize.evaluation.metrics import Score, describe
-from analogize.model.calls import Call, batch_call, device_of
+from analogize.model.calls import Call, batch_call, device_of, split_labels
 
 
 class Pass(NamedTuple):
@@ -102,11 +102,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def unpack(batch: Any, index: int, device: torch.device) -> tuple[Call, Any, int]:
     """The call, the targets and the number of samples of one batch, on ``device``."""
+    if isinstance(batch, Mapping) and (parts := split_labels(batch))[1] is not None:
+        batch = parts
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         form = f"{len(batch)} parts" if isinstance(batch, list | tuple) else describe(batch)
         raise EvaluationError(
-            f"batch {index} is {form}, and evaluate() needs (inputs, targets): put several inputs "
-            "into one tuple, or a mapping if they have names"
+            f"batch {index} is {form}, and evaluate() needs (inputs, targets), or a mapping with "
+            "'labels': put several inputs into one tuple, or a mapping if they have names"
         )
     inputs, targets = batch
     # A DataLoader makes a list of what was a tuple in the data set.

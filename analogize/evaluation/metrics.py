@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from analogize.errors import AnalogizeError, EvaluationError
+from analogize.model.scores import scored
 
 MetricLike = str | torchmetrics.Metric | Callable[[Any, Any], Any]
 
@@ -78,6 +79,7 @@ class TorchMetric:
 
     def update(self, outputs: Any, targets: Any, count: int) -> None:
         """Hand the batch to the metric."""
+        outputs, targets = scored(outputs, targets)
         try:
             self._metric.update(outputs, targets)
         except (RuntimeError, ValueError, TypeError, IndexError) as cause:
@@ -111,6 +113,7 @@ class Accuracy:
 
     def update(self, outputs: Any, targets: Any, count: int) -> None:
         """Count the batch's correct predictions."""
+        outputs, targets = scored(outputs, targets)
         if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
             raise EvaluationError(
                 f"metric 'accuracy' needs scores (N, classes, ...) with at least two classes, and "

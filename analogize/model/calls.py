@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Where data collators put the labels of a mapping.
+_LABELS = ("labels", "label")
+
 
 @dataclass(frozen=True)
 class Call:
@@ -39,11 +42,21 @@ def batch_call(batch: Any) -> Call:
     """A call from one batch of a data loader.
 
     A tensor is the input; a pair or list is (inputs, targets, ...), of which only the inputs are
-    used; inputs that are themselves a tuple are positional arguments, a mapping named ones.
+    used; inputs that are themselves a tuple are positional arguments, a mapping named ones. A batch
+    that is a mapping is named inputs, without the labels among them.
     """
     if isinstance(batch, list | tuple) and batch:
         return example_call(batch[0])
-    return example_call(batch)
+    return example_call(split_labels(batch)[0])
+
+
+def split_labels(batch: Any) -> tuple[Any, Any]:
+    """Named inputs and their labels, of a mapping that holds ``labels`` or ``label``; else None."""
+    if isinstance(batch, Mapping):
+        for name in _LABELS:
+            if name in batch and len(batch) > 1:
+                return {k: v for k, v in batch.items() if k != name}, batch[name]
+    return batch, None
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -20,6 +20,7 @@ from analogize.crossbar.seeds import chip_seed
 from analogize.errors import TrainingError
 from analogize.model.calls import Call, device_of
 from analogize.model.parts import report_of
+from analogize.model.scores import scored
 from analogize.model.sharding import drop_copies, has_shards, shard
 from analogize.training.batches import batch_size, unpack
 from analogize.training.diagnose import first_non_finite
@@ -224,19 +225,16 @@ class Distillation(L.LightningModule):
             with noise_mode(self.student, "programmed"):
                 outputs = call(self.student)
             self._log_accuracy("val_accuracy_chips", outputs, labels, size)
-        self._erase()
-
-    def _log_accuracy(self, name: str, outputs: Any, labels: Any, size: int) -> None:
-        if not isinstance(outputs, Tensor) or not isinstance(labels, Tensor) or outputs.ndim < 2:
-            return
-        predicted = outputs.argmax(1)
-        if predicted.shape == labels.shape:
-            right = (predicted == labels).float().mean()
-            self.log(name, right, batch_size=size, sync_dist=True, prog_bar=True)
-
-    def _erase(self) -> None:
         for op in operators(self.student):
             op.array.erase()
+
+    def _log_accuracy(self, name: str, outputs: Any, labels: Any, size: int) -> None:
+        outputs, labels = scored(outputs, labels)
+        if not isinstance(outputs, Tensor) or not isinstance(labels, Tensor) or outputs.ndim < 2:
+            return
+        if (predicted := outputs.argmax(1)).shape == labels.shape:
+            right = (predicted == labels).float().mean()
+            self.log(name, right, batch_size=size, sync_dist=True, prog_bar=True)
 
     # ------------------------------------------------------------------ randomness, checkpoints
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from analogize.errors import TrainingError
+from analogize.model.scores import scored
 from analogize.training.loss import check_settings, distillation_loss
 
 Loss = Callable[[Any, Any, Any], Tensor]
@@ -72,4 +73,7 @@ class Objective:
                 "them: give (inputs, labels), hard=0 to learn from the teacher alone, or a loss of "
                 "your own that needs none"
             )
+        # Positions that have no label are left out of both terms.
+        soft = None if soft is None else scored(soft, labels)[0]
+        outputs, labels = scored(outputs, labels)
         return distillation_loss(outputs, soft, labels, self.alpha, self.temperature, self.hard)
