@@ -302,7 +302,21 @@ class Distillation(L.LightningModule):
                 f"the checkpoint belongs to another run: {'; '.join(different)}. Rewrite the "
                 "student for the same target and train with the same settings, or start without it"
             )
+        self._require_fitting(checkpoint.get("state_dict"))
         self._loaded_epoch = int(checkpoint.get("epoch", -1)) + 1
+
+    def _require_fitting(self, saved: Any) -> None:
+        """Name the first tensor that student and checkpoint disagree about."""
+        own = self.state_dict()
+        if not isinstance(saved, Mapping) or has_shards(self.student):
+            return  # a sharded checkpoint is loaded in place, shard by shard
+        for key in [*own, *saved]:
+            shapes = [tuple(s[key].shape) if key in s else "missing" for s in (saved, own)]
+            if shapes[0] != shapes[1]:
+                raise TrainingError(
+                    f"'{key}' is {shapes[0]} in the checkpoint and {shapes[1]} in the student: it "
+                    "belongs to another model; name another file for resume"
+                )
 
     def _settings(self) -> dict[str, Any]:
         report = report_of(self.student)

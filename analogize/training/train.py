@@ -22,6 +22,7 @@ from analogize.crossbar.ops import operators
 from analogize.errors import TrainingError
 from analogize.model.calls import device_of
 from analogize.targets.spec import Target
+from analogize.training.checkpoint import Checkpoint, existing, restoring
 from analogize.training.distillation import Distillation, MakeOptimizer, MakeScheduler
 from analogize.training.objective import Loss
 from analogize.training.training_noise import TrainingNoise
@@ -80,7 +81,8 @@ def distill(
             returned; None for none.
         chips: programmed chips in each validation.
         seed: seeds everything that the run draws.
-        resume: a checkpoint file, written after every epoch and, where it exists, continued.
+        resume: a checkpoint file of any name, written after every epoch and, where it exists,
+            continued.
         trainer: anything that ``lightning.Trainer`` takes: ``accelerator``, ``devices``,
             ``num_nodes``, ``strategy``, ``precision``, ``accumulate_grad_batches``, ``logger``,
             ``callbacks``, ...; one device, and neither logger nor checkpoints, by default. With
@@ -114,12 +116,13 @@ def distill(
         chips=chips,
         seed=seed,
     )
-    callbacks = [*(trainer.pop("callbacks", None) or []), *_callbacks(ema, resume)]
-    runner = _trainer(trainer, epochs, callbacks)
-    path = None if resume is None or not Path(resume).exists() else os.fspath(resume)
+    path = None if resume is None else existing(resume)
+    keeper = None if resume is None else Checkpoint(Path(resume))
+    average = None if ema is None else _Average(decay=ema)
+    runner = _trainer(trainer, epochs, [c for c in (average, keeper) if c is not None])
     homes = [(m, device_of(m)) for m in (student, teacher) if m is not None]
     modes = [(m, m.training) for m in student.modules()]
-    with torch.random.fork_rng(), _quiet():
+    with torch.random.fork_rng(), _quiet(), restoring(path, keeper):
         try:
             runner.fit(module.train(), _loader(train), _loader(val), ckpt_path=path)
         finally:
@@ -246,24 +249,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _callbacks(ema: float | None, resume: str | os.PathLike[str] | None) -> list[Callback]:
-    callbacks: list[Callback] = []
-    if ema is not None:
-        callbacks.append(_Average(decay=ema))
-    if resume is not None:
-        file = Path(resume)
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=file.parent,
-                filename=file.name.removesuffix(".ckpt"),
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        )
-    return callbacks
-
-
-def _trainer(given: dict[str, Any], epochs: int, callbacks: list[Callback]) -> L.Trainer:
+def _trainer(given: dict[str, Any], epochs: int, own: list[Callback]) -> L.Trainer:
+    callbacks = [*(given.pop("callbacks", None) or []), *own]
     keeps = any(isinstance(c, ModelCheckpoint) for c in callbacks)
     defaults: dict[str, Any] = {
         "accelerator": "auto",
