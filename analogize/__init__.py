@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from analogize.onnx.reading.load import load_onnx
     from analogize.onnx.reading.read import OnnxRegion, read_regions
     from analogize.onnx.writing.export import Exported, export_onnx
+    from analogize.saving.digital import digital_state, to_digital
+    from analogize.saving.restore import load
+    from analogize.saving.store import save
     from analogize.training.distillation import Distillation
     from analogize.training.train import distill, train_robust
     from analogize.training.training_noise import TrainingNoise
@@ -67,11 +70,13 @@ __all__ = [
     "census",
     "clip_weights",
     "compare",
+    "digital_state",
     "distill",
     "distillation_loss",
     "erase",
     "evaluate",
     "export_onnx",
+    "load",
     "load_onnx",
     "mismatch",
     "mutual_information",
@@ -82,8 +87,10 @@ __all__ = [
     "recalibrate",
     "regions",
     "register_operator",
+    "save",
     "sensitivity",
     "summary",
+    "to_digital",
     "train_robust",
 ]
 
@@ -98,14 +105,18 @@ _ON_FIRST_USE = {
     "assign": "analogize.analyze",
     "bias_variance": "analogize.analyze",
     "compare": "analogize.analyze",
+    "digital_state": "analogize.saving.digital",
     "distill": "analogize.training.train",
     "evaluate": "analogize.evaluation.montecarlo",
     "export_onnx": "analogize.onnx.writing.export",
+    "load": "analogize.saving.restore",
     "load_onnx": "analogize.onnx.reading.load",
     "mismatch": "analogize.analyze",
     "mutual_information": "analogize.analyze",
     "read_regions": "analogize.onnx.reading.read",
+    "save": "analogize.saving.store",
     "sensitivity": "analogize.analyze",
+    "to_digital": "analogize.saving.digital",
     "train_robust": "analogize.training.train",
 }
 

@@ -8,6 +8,7 @@
     ├── ChipError          a chip that is missing, stale or cannot be programmed
     ├── EvaluationError    a Monte Carlo evaluation that cannot start or go on
     ├── TrainingError      a training run that cannot start or go on
+    ├── SavingError        a model that cannot be saved, or a file that is not this model
     └── ExportError        a file that cannot be written or read
 
 Each message names what is at fault (node, region, file, key or value), what is allowed, and the
@@ -47,6 +48,10 @@ class EvaluationError(AnalogizeError):
 
 class TrainingError(AnalogizeError):
     """A training run that cannot start or go on."""
+
+
+class SavingError(AnalogizeError):
+    """A rewritten model that cannot be saved, or a file that cannot give the model back."""
 
 
 class ExportError(AnalogizeError):

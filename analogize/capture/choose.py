@@ -121,7 +121,8 @@ def _attempt(
         digital, total = _audit(rewritten, request, original, digital, compare=name != "fx")
     elif original is not None:
         digital = _with_left(digital, original.left)
-    report = Report(target.name, tuple(digital), total, log, name, declined)
+    example = None if request.example is None else request.example.of_one_sample()
+    report = Report(target.name, tuple(digital), total, log, name, declined, target, example)
     rewritten.report = report  # type: ignore[assignment]
     return rewritten
 

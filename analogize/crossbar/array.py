@@ -291,6 +291,12 @@ class WeightArray(FixedRange):
             correction = factors(before, now, self.product, rule == "column")
             if correction.ndim:
                 correction = self.product.output_channels(correction)
+        self.hold(weight, chip, correction, behind)
+
+    def hold(
+        self, weight: Tensor, chip: Tensor, correction: Tensor | None, behind: tuple[Tensor, ...]
+    ) -> None:
+        """Keep ``chip`` as that of ``weight`` as it is now; see ``program`` for ``behind``."""
         self.chip, self.correction = chip, correction
         self._behind, self._programmed_version = behind, versions(weight, behind)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 # Where data collators put the labels of a mapping.
 _LABELS = ("labels", "label")
@@ -23,6 +24,15 @@ class Call:
     def to(self, device: torch.device) -> Call:
         """The same call with every tensor on ``device``."""
         return Call(_move(self.args, device), _move(dict(self.kwargs), device))
+
+    def of_one_sample(self) -> Call:
+        """The call with the first sample alone, where all tensors have one batch dimension."""
+        leaves, structure = tree_flatten((self.args, dict(self.kwargs)))
+        sizes = {t.shape[0] if t.ndim else 0 for t in leaves if isinstance(t, Tensor)}
+        if len(sizes) != 1 or min(sizes) < 2:
+            return self
+        first = [t[:1].clone() if isinstance(t, Tensor) else t for t in leaves]
+        return Call(*tree_unflatten(first, structure))
 
     def __call__(self, model: nn.Module) -> Any:
         """Call ``model`` with these arguments."""

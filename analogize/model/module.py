@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from torch import fx, nn
 
 from analogize.errors import CaptureError
+from analogize.model.calls import Call
+from analogize.targets.spec import Target
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Report:
         log: one line a pass.
         capture: the front end that was used.
         declined: front ends that were tried or skipped before it, each with its reason.
+        settings: the target in full; None where a file had only parts of it.
+        example: how the model was called for it, of one sample where that is enough; or None.
     """
 
     target: str
@@ -51,6 +55,8 @@ class Report:
     log: tuple[str, ...] = ()
     capture: str = "fx"
     declined: tuple[str, ...] = ()
+    settings: Target | None = field(default=None, repr=False)
+    example: Call | None = field(default=None, repr=False, compare=False)
 
 
 class _NoHooks(OrderedDict[int, Any]):

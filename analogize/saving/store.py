@@ -1,0 +1,180 @@
+"""save(): a rewritten model as one file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.ops import AnalogOp, operators
+from analogize.errors import SavingError
+from analogize.model.module import Report
+from analogize.model.parts import parts
+from analogize.model.sharding import whole
+from analogize.saving.container import flatten, whole_numbers, write
+from analogize.saving.manifest import Chip, Manifest, Part
+
+CHIP, CORRECTION, EXAMPLE = "chip.", "correction.", "example."
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, chip: bool = False) -> Path:
+    """Write a rewritten model to one safetensors file, from which ``load`` makes it again.
+
+    The file holds the target in full, what was chosen to stay digital, the front ends, all weights,
+    ranges and buffers, and the inputs that the model was rewritten with. The model may be one that
+    contains analog parts, also of different targets; torch.compile's, DataParallel's and
+    DistributedDataParallel's wrappers are taken off. A fully sharded model is gathered, so every
+    process must call this; give each a path of its own.
+
+    Args:
+        model: what ``analogize`` returned, or a module with such parts.
+        path: the file; replaced as a whole or not at all.
+        chip: whether the programmed chip is saved with it.
+
+    Returns:
+        The path.
+
+    Raises:
+        SavingError: nothing in the model is analog, no chip is programmed, or the state dict holds
+            what such a file cannot; or the file cannot be written.
+    """
+    model = unwrapped(model)
+    places = parts(model)
+    if not places:
+        raise SavingError(
+            f"{type(model).__name__} has no analog part; save digital models with torch.save or "
+            "safetensors"
+        )
+    state = model.state_dict()
+    tensors, tied = _tensors(state)
+    extra = {key: _plain(key, value) for key, value in state.items() if not _is_tensor(value)}
+    chips = _chips(model, tensors) if chip else {}
+    described = tuple(_part(place.rstrip("."), m, tensors) for place, m in places.items())
+    inside = _analog_keys(model)
+    manifest = Manifest(
+        versions={name: metadata.version(name) for name in ("analogize", "torch")},
+        model=f"{type(model).__module__}.{type(model).__qualname__}",
+        training=model.training,
+        own={
+            key: tuple(value.shape)
+            for key, value in state.items()
+            if _is_tensor(value) and not key.startswith(inside)
+        },
+        tied=tied,
+        extra=extra,
+        parts=described,
+        chips=chips,
+    )
+    return write(path, tensors, manifest)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model in a wrapper that only runs it."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := model.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def arrays(model: nn.Module) -> dict[WeightArray, AnalogOp]:
+    """Every array once, in order, with the first operator on it."""
+    found: dict[WeightArray, AnalogOp] = {}
+    for op in operators(model):
+        found.setdefault(op.array, op)
+    return found
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state's tensors, and the names that share one of them."""
+    kept: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.is_meta or value.layout != torch.strided:
+            kind = "on the meta device" if value.is_meta else f"of layout {value.layout}"
+            raise SavingError(f"'{key}' is {kind}; only tensors with values in place can be saved")
+        same = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() and (first := seen.setdefault(same, key)) != key:
+            tied[key] = first
+        else:
+            kept[key] = whole_numbers(whole(value))
+    return kept, tied
+
+
+def _plain(key: str, value: Any) -> Any:
+    try:
+        if json.loads(json.dumps(value)) == value:
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise SavingError(
+        f"the state dict's entry '{key}' is a {type(value).__name__}, which this file cannot hold; "
+        "let get_extra_state return tensors, numbers, text, lists or dictionaries of text keys"
+    )
+
+
+def _analog_keys(model: nn.Module) -> tuple[str, ...]:
+    """What the names of analog operators' own entries begin with."""
+    return tuple(f"{path}." for path, m in model.named_modules() if isinstance(m, AnalogOp))
+
+
+def _chips(model: nn.Module, tensors: dict[str, Tensor]) -> dict[int, Chip]:
+    found: dict[int, Chip] = {}
+    for number, (array, op) in enumerate(arrays(model).items()):
+        if array.chip is None:
+            raise SavingError(
+                f"region '{op.region.name}': no chip is programmed; call program(model, seed) "
+                "first, or save with chip=False"
+            )
+        tensors[f"{CHIP}{number}"] = whole_numbers(array.chip)
+        if array.correction is not None:
+            tensors[f"{CORRECTION}{number}"] = whole_numbers(array.correction)
+        found[number] = Chip(corrected=array.correction is not None)
+    return found
+
+
+def _part(path: str, module: nn.Module, tensors: dict[str, Tensor]) -> Part:
+    report: Report = module.__dict__["report"]
+    if report.settings is None:
+        raise SavingError(
+            f"'{path or type(module).__name__}' does not know its target, as models read from ONNX "
+            "do not; keep the ONNX file instead"
+        )
+    example = None
+    if report.example is not None:
+        call = (report.example.args, dict(report.example.kwargs))
+        # Where it is no such call, load() says that it needs example_inputs.
+        with contextlib.suppress(TypeError):
+            example = flatten(call, tensors, EXAMPLE)
+    return Part(
+        path=path,
+        target=report.settings.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        front_end=report.capture,
+        declined=report.declined,
+        digital=report.digital,
+        chosen=_chosen(report),
+        total_macs=report.total_macs,
+        log=report.log,
+        regions=tuple(op.region for op in operators(module)),
+        example=example,
+    )
+
+
+def _chosen(report: Report) -> tuple[str, ...]:
+    return tuple(product.name for product in report.digital if product.chosen)
