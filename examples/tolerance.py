@@ -38,6 +38,68 @@ def tolerance(
     }
 
 
+def two_way(
+    curve: Sequence[tuple[float, np.ndarray]],
+    reference: np.ndarray,
+    points: float,
+    resamples: int = 1000,
+) -> dict[str, float | bool]:
+    """The eta at which the mean accuracy first falls ``points`` below that of ``reference``.
+
+    Chips and images are both samples, and another set of images moves every accuracy: each resample
+    of the bootstrap draws chips and images anew, the same ones at every level and for the
+    reference, which those images move along (Owen, "The pigeonhole bootstrap", 2007).
+
+    Args:
+        curve: etas in rising order, and whether each chip was right on each image (chips, images);
+            a level without noise may have one chip.
+        reference: whether a model without noise was right on each image (images).
+        points: percentage points below it.
+        resamples: of the bootstrap.
+
+    Returns:
+        As ``tolerance``.
+    """
+    etas = np.array([eta for eta, _ in curve], dtype=float)
+    count = max(len(bits) for _, bits in curve)
+    images = len(reference)
+    random = np.random.default_rng(0)
+    chips = random.multinomial(count, np.full(count, 1 / count), resamples) / count
+    seen = random.multinomial(images, np.full(images, 1 / images), resamples) / images
+    means = np.stack([_resampled(bits, chips, seen) for _, bits in curve])
+    limits = seen @ reference - points / 100
+    spread = [_crossing(etas, *pair) for pair in zip(means.T, limits, strict=True)]
+    low, high = np.percentile(spread, [2.5, 97.5])
+    plain, limit = np.array([bits.mean() for _, bits in curve]), reference.mean() - points / 100
+    return {
+        "eta": _crossing(etas, plain, float(limit)),
+        "low": float(low),
+        "high": float(high),
+        "is_lower_bound": bool((plain >= limit).all()),
+    }
+
+
+def two_way_difference(
+    first: np.ndarray, second: np.ndarray, resamples: int = 1000
+) -> tuple[float, float, float]:
+    """Mean of ``first`` minus mean of ``second`` on the same chips and images, and its interval."""
+    chips, images = first.shape
+    random = np.random.default_rng(0)
+    drawn = random.multinomial(chips, np.full(chips, 1 / chips), resamples) / chips
+    seen = random.multinomial(images, np.full(images, 1 / images), resamples) / images
+    difference = first.astype(np.float32) - second.astype(np.float32)
+    low, high = np.percentile(_resampled(difference, drawn, seen), [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def _resampled(values: np.ndarray, chips: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The mean of ``values`` (chips, images) in every resample, from its weights."""
+    if len(values) == 1:
+        return np.asarray(images @ values[0])
+    rows = chips.astype(np.float32) @ values.astype(np.float32)
+    return np.asarray((rows * images).sum(1))
+
+
 def _crossing(etas: np.ndarray, means: np.ndarray, limit: float) -> float:
     below = np.flatnonzero(means < limit)
     if len(below) == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,3 +48,45 @@ def test_asking_for_less_never_lowers_the_tolerance(
     curve = rows(*((k / 10, values) for k, values in enumerate(levels)))
     strict, lenient = tolerance(curve, limit, 10), tolerance(curve, limit - less, 10)
     assert 0 <= strict["eta"] <= lenient["eta"] <= (len(levels) - 1) / 10
+
+
+module = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tolerance.py"))
+two_way, two_way_difference = module["two_way"], module["two_way_difference"]
+
+
+def bits(accuracy: float, chips: int, images: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((chips, images)) < accuracy
+
+
+def test_the_two_way_crossing_is_that_of_the_means() -> None:
+    curve = [(0.0, bits(0.9, 1, 400)), (0.05, bits(0.85, 20, 400)), (0.1, bits(0.7, 20, 400))]
+    reference = bits(0.9, 1, 400)[0]
+    found = two_way(curve, reference, 10)
+    expected = tolerance(
+        [{"eta": eta, "values": level.mean(1)} for eta, level in curve], reference.mean() - 0.1
+    )
+    assert found["eta"] == pytest.approx(expected["eta"])
+    assert found["low"] < found["eta"] < found["high"]
+
+
+def test_a_reference_on_the_same_images_takes_their_share_of_the_error() -> None:
+    """Images that are hard for all move accuracy and limit alike."""
+    hard = np.random.default_rng(1).random(400) < 0.3
+    easy = ~hard & bits(0.99, 20, 400)
+    curve = [
+        (0.0, ~hard[None]),
+        (0.1, easy & bits(0.98, 20, 400, 2)),
+        (0.2, easy & bits(0.7, 20, 400)),
+    ]
+    together = two_way(curve, ~hard, 5)
+    apart = two_way(curve, np.random.default_rng(3).permutation(~hard), 5)
+    assert together["high"] - together["low"] < apart["high"] - apart["low"]
+
+
+def test_a_difference_between_models_that_agree_is_nothing() -> None:
+    same = bits(0.8, 10, 300)
+    assert two_way_difference(same, same) == (0.0, 0.0, 0.0)
+    mean, low, high = two_way_difference(bits(0.9, 30, 300), bits(0.7, 30, 300, 1))
+    assert low < mean < high
+    # 9,000 independent answers each: the standard error is 0.006.
+    assert mean == pytest.approx(0.2, abs=0.03)

@@ -1,0 +1,309 @@
+"""How much noise ResNet-32 (v1) withstands: every training and every digital remedy, side by side.
+
+    python examples/resnet32_tolerance.py --data DIR --weights examples/results/resnet32/clean.pt
+
+Trainings, all from the same clean weights clipped to --range standard deviations, for the same
+steps on the same batches:
+
+    clipped            --clipped-epochs at a low learning rate without noise: "no retraining"
+    control            retrained without noise
+    noise injection    retrained at --eta, alpha = 0
+    distillation       retrained at --eta, alpha = 1, T = 6, the clean model its teacher
+
+Remedies, on every chip, each with all products analog and with the first and the last digital:
+
+    as is              none
+    recalibrated       BatchNorm's statistics re-estimated on 1,000 unlabelled training images
+    refitted           that, and the head refitted in closed form to the clean model's outputs on
+                       the same images
+    adapted            that, and --steps steps on BatchNorm's gains and offsets and the head's bias
+
+Every cell keeps, for every chip and image, whether the answer was right; intervals are from a
+bootstrap that draws chips and images anew. --images train measures on training images that no
+remedy uses, which is where choices are made. Done cells and trainings are not repeated, so several
+of these commands with the same --out share the work; each ends with the table of all cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cifar10 import cifar_options
+from comparison import History, sgd, trainer
+from rich.console import Console
+from rich.table import Table
+from tolerance import two_way
+from torch import Tensor, nn
+
+from analogize import (
+    Adaptation,
+    AnalogModule,
+    Recalibration,
+    TrainingNoise,
+    analogize,
+    distill,
+    evaluate,
+)
+from analogize.data import load_dataset
+from analogize.models import cifar_resnet32
+from analogize.targets import load_target
+
+ETAS = (0.02, 0.04, 0.057, 0.073, 0.11, 0.16, 0.2)
+TRAININGS = ("clipped", "control", "noise injection", "distillation")
+REMEDIES = ("as is", "recalibrated", "refitted", "adapted")
+POINTS = (1, 3, 5)
+
+
+def main() -> None:
+    """Train what is yet to be trained, measure what is yet to be measured, print the table."""
+    args = arguments()
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    data = Data(args)
+    reference(args, data)
+    for training in args.trainings:
+        for ends, remedy in itertools.product((False, True), args.remedies):
+            if ends not in args.ends:
+                continue
+            model = analog(args, data, ends)
+            # The weights of one training; only which of them an array holds differs.
+            kept = train(args, data, training).state_dict()
+            model.load_state_dict({k: v for k, v in kept.items() if k in model.state_dict()})
+            for eta in (0.0, *args.etas):
+                cell(model, training, remedy, ends, eta, args, data)
+    summarise(Path(args.out), args.images)
+
+
+def arguments() -> argparse.Namespace:
+    """The options of the CIFAR-10 recipes, and this one's."""
+    parser = cifar_options(__doc__ or "", "runs/resnet32_tolerance")
+    parser.set_defaults(etas=list(ETAS), epochs=3, clipped_epochs=3, lr=0.05, test_images=2000)
+    parser.add_argument("--range", type=float, default=1.0, help="in standard deviations")
+    parser.add_argument("--eta", type=float, default=0.085, help="the level trained at")
+    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--remedies", nargs="+", choices=REMEDIES, default=list(REMEDIES))
+    parser.add_argument(
+        "--ends",
+        nargs="+",
+        type=lambda word: word == "digital",
+        default=[False, True],
+        metavar="analog|digital",
+        help="whether the first and the last product are digital",
+    )
+    parser.add_argument("--steps", type=int, default=16, help="gradient steps of 'adapted'")
+    parser.add_argument("--images", choices=("test", "train"), default="test")
+    return parser.parse_args()
+
+
+class Data:
+    """Images: for training, for measuring, and a thousand unlabelled ones for the remedies."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        images = load_dataset("cifar10", args.data, True, limit=args.limit)
+        test = load_dataset("cifar10", args.data, False, limit=args.test_images or args.limit)
+        self.train = images.batches(128, generator=torch.Generator(), augment=True)
+        self.validation = test.take(500).batches(250)
+        few = images.take(1000)
+        count = max(1, len(few) // 250)
+        # Every batch a fair sample of the classes, in whose order the folders are read.
+        self.few = [few.normalization(few.images[k::count]) for k in range(count)]
+        if args.images == "train":
+            # Every 25th image, moved on by one: none of every 50th that the remedies use.
+            step = max(1, len(images) // (args.test_images or 2000))
+            test = copy.copy(images)
+            test.images, test.targets = images.images[1::step], images.targets[1::step]
+        self.test = test.batches(250)
+        self.clean = cifar_resnet32().to(memory_format=torch.channels_last).eval()
+        if args.weights is None:
+            raise SystemExit(
+                "--weights: the clean model's state_dict, such as resnet32_cifar10.py's"
+            )
+        self.clean.load_state_dict(torch.load(args.weights, map_location="cpu"))
+
+
+def analog(args: argparse.Namespace, data: Data, ends: bool) -> AnalogModule:
+    """The clean model with its weights clipped to --range standard deviations."""
+    target = load_target(args.target or "paper_resnet32").model_dump(by_alias=True)
+    target["weights"]["range"] = {"kind": "std", "multiple": args.range}
+    chosen = type(load_target("ideal")).model_validate(target)
+    example = data.few[0][:2]
+    return analogize(data.clean, chosen, example_inputs=example, digital="ends" if ends else ())
+
+
+def name_of(args: argparse.Namespace, training: str) -> str:
+    """The file name of a training."""
+    noise = "" if training in ("clipped", "control") else f"-{args.eta:g}"
+    return f"{training.replace(' ', '-')}{noise}-range{args.range:g}-seed{args.seed}"
+
+
+def train(args: argparse.Namespace, data: Data, training: str) -> AnalogModule:
+    """Retrain, or load what was retrained before."""
+    student, name = analog(args, data, ends=False), name_of(args, training)
+    file = Path(args.out) / f"{name}.pt"
+    if file.exists():
+        student.load_state_dict(torch.load(file))
+        return student
+    clipped = training == "clipped"
+    noisy = training in ("noise injection", "distillation")
+    taught = training == "distillation"
+    distill(
+        student,
+        data.clean if taught else None,
+        data.train,
+        data.validation,
+        epochs=args.clipped_epochs if clipped else args.epochs,
+        alpha=1.0 if taught else 0.0,
+        temperature=args.temperature,
+        gradient_clip_val=args.gradient_clip,
+        optimizer=partial(sgd, lr=0.01 if clipped else args.lr),
+        noise=TrainingNoise(eta=args.eta if noisy else 0.0),
+        chips=1 if noisy else 0,
+        seed=args.seed,
+        resume=file.with_suffix(".ckpt"),
+        **trainer(args) | {"callbacks": [History(file.with_suffix(".jsonl"))]},
+    )
+    torch.save(student.state_dict(), file)
+    return student
+
+
+class Right:
+    """A metric that keeps, chip after chip, which answers were right."""
+
+    def __init__(self) -> None:
+        self.bits: list[np.ndarray] = []
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The share of right answers in one batch."""
+        right = outputs.argmax(1) == targets
+        self.bits.append(right.cpu().numpy())
+        return right.float().mean()
+
+
+def cell(
+    model: nn.Module,
+    training: str,
+    remedy: str,
+    ends: bool,
+    eta: float,
+    args: argparse.Namespace,
+    data: Data,
+) -> None:
+    """Measure one cell, unless its file is there."""
+    where = "ends-digital" if ends else "all-analog"
+    name = f"{name_of(args, training)}-{where}-{remedy.replace(' ', '-')}-{args.images}-{eta:g}"
+    file = Path(args.out) / f"{name}.npz"
+    if file.exists():
+        return
+    few: Any = None
+    if remedy == "recalibrated":
+        few = Recalibration(data.few)
+    elif remedy != "as is":
+        steps = args.steps if remedy == "adapted" else 0
+        few = Adaptation(data.few, data.clean, steps=steps)
+    right = Right()
+    gpu = args.device != "cpu" and torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    with torch.autocast(device, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
+        found = evaluate(
+            model,
+            data.test,
+            right,
+            eta,
+            1 if eta == 0 else args.instances,
+            args.seed,
+            device=device,
+            recalibration=few,
+            progress=False,
+        )
+    chips = len(found.levels[0].values)
+    bits = np.concatenate(right.bits).reshape(chips, -1)
+    facts = {
+        "training": training,
+        "remedy": remedy,
+        "ends": where,
+        "eta": eta,
+        "range": args.range,
+        "trained_at": args.eta if training in ("noise injection", "distillation") else 0.0,
+        "seed": args.seed,
+        "images": args.images,
+        "epochs": args.epochs,
+        "lr": args.lr,
+    }
+    if isinstance(few, Adaptation) and few.found is not None:
+        facts |= {"digital_parameters": few.found.parameters, "extra_macs": few.found.extra_macs}
+    facts["values"] = [float(v) for v in bits.mean(1)]
+    packed = np.packbits(bits, axis=1)
+    np.savez_compressed(file, bits=packed, images=bits.shape[1], facts=json.dumps(facts))
+    print(f"{name}: {100 * bits.mean():.2f} ± {100 * bits.mean(1).std():.2f}", flush=True)
+
+
+def reference(args: argparse.Namespace, data: Data) -> None:
+    """Measure the clean digital model on the same images, unless its file is there."""
+    file = Path(args.out) / f"clean-{args.images}.npz"
+    if file.exists():
+        return
+    right = Right()
+    with torch.no_grad():
+        for x, targets in data.test:
+            right(data.clean(x), targets)
+    bits = np.concatenate(right.bits)
+    np.savez_compressed(file, bits=np.packbits(bits), images=len(bits))
+
+
+def read_reference(out: Path, images: str) -> np.ndarray:
+    """Whether the clean model was right on each image."""
+    with np.load(out / f"clean-{images}.npz") as kept:
+        return np.unpackbits(kept["bits"], count=int(kept["images"])).astype(bool)
+
+
+def read(out: Path, images: str) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """Every cell in ``out``: its facts, and which answers were right (chips, images)."""
+    found = []
+    for file in sorted(out.glob(f"*seed*-{images}-*.npz")):
+        with np.load(file) as kept:
+            facts = json.loads(str(kept["facts"]))
+            bits = np.unpackbits(kept["bits"], axis=1, count=int(kept["images"]))
+        found.append((facts, bits.astype(bool)))
+    return found
+
+
+def summarise(out: Path, images: str) -> None:
+    """Write ``tolerance-IMAGES.json`` and print accuracies and tolerances of all cells."""
+    cells = read(out, images)
+    groups: dict[tuple[Any, ...], dict[float, tuple[dict[str, Any], np.ndarray]]] = {}
+    for facts, bits in cells:
+        key = tuple(facts[k] for k in ("range", "training", "trained_at", "seed", "ends", "remedy"))
+        groups.setdefault(key, {})[facts["eta"]] = facts, bits
+    levels = sorted({facts["eta"] for facts, _ in cells})
+    table = Table(title="accuracy on programmed chips, %, and tolerance")
+    head = ("range", "training", "at", "seed", "ends", "remedy", *(f"{eta:g}" for eta in levels))
+    for word in (*head, *(f"-{p}" for p in POINTS)):
+        table.add_column(word)
+    clean = read_reference(out, images)
+    rows = []
+    for key, found in sorted(groups.items(), key=str):
+        curve = [(eta, found[eta][1]) for eta in levels if eta in found]
+        at = {p: two_way(curve, clean, p) for p in POINTS}
+        shown = (f"{100 * found[eta][1].mean():.2f}" if eta in found else "" for eta in levels)
+        table.add_row(*map(str, key), *shown, *(_tolerance(at[p]) for p in POINTS))
+        rows += [{**facts, "tolerance": at} for facts, _ in (found[eta] for eta in sorted(found))]
+    Console(width=220).print(table)
+    print(f"the clean digital model: {100 * clean.mean():.2f} % of {len(clean)} images")
+    text = json.dumps({"clean": float(clean.mean()), "rows": rows}, indent=1)
+    (out / f"tolerance-{images}.json").write_text(text + "\n")
+
+
+def _tolerance(at: dict[str, float | bool]) -> str:
+    more = ">=" if at["is_lower_bound"] else ""
+    return f"{more}{at['eta']:.4f} [{at['low']:.4f}, {at['high']:.4f}]"
+
+
+if __name__ == "__main__":
+    main()
