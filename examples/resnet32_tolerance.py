@@ -186,21 +186,15 @@ class Right:
         return right.float().mean()
 
 
-def cell(
+def measure(
     model: nn.Module,
-    training: str,
     remedy: str,
-    ends: bool,
     eta: float,
+    chips: int,
     args: argparse.Namespace,
     data: Data,
-) -> None:
-    """Measure one cell, unless its file is there."""
-    where = "ends-digital" if ends else "all-analog"
-    name = f"{name_of(args, training)}-{where}-{remedy.replace(' ', '-')}-{args.images}-{eta:g}"
-    file = Path(args.out) / f"{name}.npz"
-    if file.exists():
-        return
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Which answers were right (chips, images), and what the remedy cost on every chip."""
     few: Any = None
     if remedy == "recalibrated":
         few = Recalibration(data.few)
@@ -216,14 +210,35 @@ def cell(
             data.test,
             right,
             eta,
-            1 if eta == 0 else args.instances,
+            chips,
             args.seed,
             device=device,
             recalibration=few,
             progress=False,
         )
-    chips = len(found.levels[0].values)
-    bits = np.concatenate(right.bits).reshape(chips, -1)
+    bits = np.concatenate(right.bits).reshape(len(found.levels[0].values), -1)
+    if not isinstance(few, Adaptation) or few.found is None:
+        return bits, {}
+    return bits, {"digital_parameters": few.found.parameters, "extra_macs": few.found.extra_macs}
+
+
+def cell(
+    model: nn.Module,
+    training: str,
+    remedy: str,
+    ends: bool,
+    eta: float,
+    args: argparse.Namespace,
+    data: Data,
+) -> None:
+    """Measure one cell, unless its file is there."""
+    where = "ends-digital" if ends else "all-analog"
+    name = f"{name_of(args, training)}-{where}-{remedy.replace(' ', '-')}-{args.images}-{eta:g}"
+    file = Path(args.out) / f"{name}.npz"
+    if file.exists():
+        return
+    chips = 1 if eta == 0 else args.instances
+    bits, cost = measure(model, remedy, eta, chips, args, data)
     facts = {
         "training": training,
         "remedy": remedy,
@@ -236,8 +251,7 @@ def cell(
         "epochs": args.epochs,
         "lr": args.lr,
     }
-    if isinstance(few, Adaptation) and few.found is not None:
-        facts |= {"digital_parameters": few.found.parameters, "extra_macs": few.found.extra_macs}
+    facts |= cost
     facts["values"] = [float(v) for v in bits.mean(1)]
     packed = np.packbits(bits, axis=1)
     np.savez_compressed(file, bits=packed, images=bits.shape[1], facts=json.dumps(facts))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analogize.demo.models import cifar_resnet18_v2
+from analogize.demo.models import cifar_resnet18_v2, cifar_resnet32
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -87,6 +87,27 @@ def test_resnet32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found["tolerance"]) == set(names)  # type: ignore[call-overload]
     for file, time in before.items():
         assert (out / file).stat().st_mtime_ns == time, f"{file} was trained again"
+
+
+def test_resnet32_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_folder(tmp_path / "data", ("train", "test"), 10, 32)
+    torch.save(cifar_resnet32().state_dict(), weights := tmp_path / "weights.pt")
+    out = tmp_path / "out"
+    settings = ["--data", str(data), "--out", str(out), "--weights", str(weights), "--steps", "1"]
+    settings += ["--epochs", "1", "--clipped-epochs", "1", "--etas", "0.05", "--instances", "2"]
+    settings += ["--device", "cpu", "--trainings", "clipped", "distillation"]
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", ["resnet32_tolerance.py", *settings])
+    script = str(EXAMPLES / "resnet32_tolerance.py")
+    runpy.run_path(script, run_name="__main__")
+    result = json.loads((out / "tolerance-test.json").read_text())
+    # Two trainings, four remedies, with and without digital ends, at two levels.
+    assert len(result["rows"]) == 32
+    adapted = [row for row in result["rows"] if row["remedy"] == "adapted"]
+    assert all(row["digital_parameters"] > 0 for row in adapted)
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*.npz")}
+    runpy.run_path(script, run_name="__main__")
+    assert before == {file: file.stat().st_mtime_ns for file in out.glob("*.npz")}
 
 
 def test_resnet18(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
