@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, computed_field
 from rich.table import Table
 
+from analogize.crossbar.seeds import chip_seed
 from analogize.devices.times import describe
 from analogize.errors import EvaluationError
 from analogize.evaluation.fingerprint import Fingerprint
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from analogize.evaluation.plot import Picture
 
 SCHEMA: Final = 1
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Level(BaseModel):
@@ -33,6 +35,7 @@ class Level(BaseModel):
         eta: The noise level asked for; None is the target's own noise.
         drift_time: Seconds between programming and measuring; None where no time was asked for.
         values: The metric on each chip, in the order of ``Evaluation.seeds``.
+        seeds: The seed of each value's chip; empty in results of before it was kept.
         deterministic: Whether nothing was drawn at this level, neither a chip nor anything else:
             then one pass says it all, and ``values`` holds one value for any number of chips.
         pilot: Where chips were drawn to a precision: how many of the first ones decided how many
@@ -45,8 +48,9 @@ class Level(BaseModel):
     eta: FiniteFloat | None
     drift_time: FiniteFloat | None = None
     values: tuple[FiniteFloat, ...] = ()
+    seeds: tuple[int, ...] = ()
     deterministic: bool = False
-    pilot: int | None = None
+    pilot: int | None = Field(default=None, ge=2)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Its values by their number, where they are many."""
@@ -100,7 +104,7 @@ class Evaluation(Shown, BaseModel):
     target: str
     noise: tuple[str, ...]
     instances: int = Field(ge=1)
-    precision: float | None = None
+    precision: PositiveFinite | None = None
     seeds: tuple[int, ...]
     samples: int | None = None
     levels: tuple[Level, ...]
@@ -120,9 +124,24 @@ class Evaluation(Shown, BaseModel):
     def needed(self, index: int) -> int:
         """How many chips level ``index`` takes; with ``precision`` known after the pilot."""
         values = self.levels[index].values
-        if self.precision is None or len(values) < self.instances:
+        if self.precision is None or len(values) < max(self.instances, 2):
             return self.instances
         return stein_count(values[: self.instances], self.precision)
+
+    def with_values(self, index: int, values: Sequence[float], **update: Any) -> Self:
+        """The result with these values, and their chips' seeds, at level ``index``.
+
+        Args:
+            index: The level's number.
+            values: One for each chip, from the first.
+            update: Further fields of the level.
+        """
+        seeds = tuple(chip_seed(self.fingerprint.seed, k) for k in range(len(values)))
+        changed = update | {"values": tuple(values), "seeds": seeds}
+        levels = list(self.levels)
+        levels[index] = levels[index].model_copy(update=changed)
+        longest = (*self.seeds, *seeds[len(self.seeds) :])
+        return self.model_copy(update={"levels": tuple(levels), "seeds": longest})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result as JSON; the file is replaced as a whole or not at all.
@@ -149,9 +168,15 @@ class Evaluation(Shown, BaseModel):
             EvaluationError: the file cannot be read or is no evaluation of this schema.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            found = cls.model_validate_json(Path(path).read_bytes())
+            found.to_rows(), found.complete
+            return found
         except OSError as cause:
             raise EvaluationError(f"cannot read the evaluation {path}: {cause}") from cause
+        except OverflowError as cause:
+            raise EvaluationError(
+                f"{path} holds values too large for a mean or deviation of them: {cause}"
+            ) from cause
         except ValidationError as cause:
             first = cause.errors()[0]
             key = ".".join(map(str, first["loc"])) or "the file"

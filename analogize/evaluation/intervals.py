@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from scipy import stats
 
+_UNCOUNTABLE = 2.0**62
+
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """Student's confidence interval for the mean that ``values`` are a sample of.
@@ -58,8 +60,12 @@ def stein_count(pilot: Sequence[float], precision: float, confidence: float = 0.
         pilot: The first draws, at least 2.
         precision: Half-width of the interval, above 0.
         confidence: The interval's.
+
+    Returns:
+        At most 2^62, for precisions that no number of draws reaches.
     """
-    return max(len(pilot), math.ceil((_half_width(pilot, confidence) / precision) ** 2))
+    ratio = _half_width(pilot, confidence) / precision
+    return max(len(pilot), math.ceil(min(ratio * ratio, _UNCOUNTABLE)))
 
 
 def _half_width(pilot: Sequence[float], confidence: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ class Bench:
         scores: As many as chips share a batched pass.
         deployment: How every chip is prepared.
         ranks: The processes that share the chips.
+        most: Chips of one level that a precision may ask for.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class Bench:
     scores: Sequence[Score]
     deployment: Deployment
     ranks: Ranks
+    most: int
 
 
 def make_scores(metric: MetricLike, at_once: int) -> list[Score]:
@@ -63,9 +66,25 @@ def measure(
         keep(result, index)
         with noise_level(bench.model, level.eta):
             while not result.is_done(index):
+                _require_reachable(result, index, bench.most)
                 result = _step(bench, result, index)
                 keep(result, index)
     return result
+
+
+def _require_reachable(result: Evaluation, index: int, most: int) -> None:
+    """Refuse a precision that would take days, as soon as the pilot shows it."""
+    needed, pilot = result.needed(index), result.levels[index].values[: result.instances]
+    if result.precision is None or needed <= max(most, result.instances):
+        return
+    # Half a percent more, for the digits that the message leaves out.
+    reachable = 1.005 * result.precision * math.sqrt(needed / most)
+    raise EvaluationError(
+        f"precision {result.precision:g} takes {needed:.6g} chips by the spread of the first "
+        f"{len(pilot)}, more than max_instances = {most}: raise max_instances, or ask for a "
+        f"precision of {reachable:.3g}, which so many reach; the chips measured are kept in the "
+        "file of resume, if any"
+    )
 
 
 def _step(bench: Bench, result: Evaluation, index: int) -> Evaluation:
@@ -105,9 +124,5 @@ def _extended(result: Evaluation, index: int, found: Sequence[Pass], alike: bool
                 "resume)"
             )
         result = result.model_copy(update={"samples": done.samples})
-    update = {"values": (*level.values, *(d.value for d in found)), "deterministic": alike}
-    level = level.model_copy(update=update)
-    levels = (*result.levels[:index], level, *result.levels[index + 1 :])
-    seeds = [chip_seed(result.fingerprint.seed, k) for k in range(len(level.values))]
-    seeds = [*result.seeds, *seeds[len(result.seeds) :]]
-    return result.model_copy(update={"levels": levels, "seeds": tuple(seeds)})
+    values = (*level.values, *(done.value for done in found))
+    return result.with_values(index, values, deterministic=alike)

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +20,13 @@ from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
 from analogize.evaluation.deployment import Deployment, Remedy, drift_times
 from analogize.evaluation.evaluation import Evaluation, Level
-from analogize.evaluation.fingerprint import Fingerprint, differences, fingerprint
+from analogize.evaluation.fingerprint import Fingerprint, fingerprint
 from analogize.evaluation.inference import undisturbed
 from analogize.evaluation.measuring import Bench, make_scores, measure
 from analogize.evaluation.metrics import MetricLike, Score
 from analogize.evaluation.progress import progress_bar
 from analogize.evaluation.ranks import Ranks
+from analogize.evaluation.resuming import resumed
 from analogize.model.parts import report_of
 from analogize.model.sharding import has_shards
 from analogize.targets.spec import Compensation
@@ -41,6 +41,7 @@ def evaluate(
     seed: int = 0,
     *,
     precision: float | None = None,
+    max_instances: int = 10_000,
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
@@ -75,9 +76,11 @@ def evaluate(
         precision: Go on until each level's 95 % interval is at most so far from its mean, in units
             of the metric. ``instances`` chips are a pilot, whose spread decides how many more are
             drawn (Stein's two-stage rule, intervals.py): 20 or more keep that number steady.
+        max_instances: Chips a level that ``precision`` may ask for; it is refused beyond.
         resume: A JSON file that is written after every chip and, where it exists, continued, also
             with another number of instances. The data must be the same; only their number of
-            samples is checked.
+            samples is checked. Every value is kept with its chip's seed, so that one removed or
+            added by hand is noticed.
         progress: Whether to show a progress bar, on standard error.
         device: Where to run, on a copy of the model; by default where the model is.
         drift_time: When every chip is read after programming, one time or several, in seconds or
@@ -108,7 +111,7 @@ def evaluate(
         CalibrationError: A converter was never calibrated.
     """
     check_arguments(data, instances, seed)
-    _check_precision(precision, instances)
+    _check_precision(precision, instances, max_instances)
     etas, times = noise_levels(eta), drift_times(drift_time)
     scores = make_scores(metric, at_once)
     if recalibration is not None and at_once > 1:
@@ -123,9 +126,10 @@ def evaluate(
     with noise_mode(model, "programmed"), undisturbed(model), deployment.keeping(model):
         run = fingerprint(model, seed, etas, scores[0].settings, times, deployment.settings)
         empty = _empty(model, run, scores[0], instances, precision)
-        begun = ranks.from_first(lambda: _resumed(empty, resume))
+        begun = ranks.from_first(lambda: resumed(empty, resume))
         _check_levels(model, etas)
         require_times(model, run.drift_times)
+        bench = Bench(model, data, scores, deployment, ranks, max_instances)
         with progress_bar(progress and ranks.is_first) as bar:
 
             def keep(result: Evaluation, index: int) -> None:
@@ -133,7 +137,7 @@ def evaluate(
                 if resume is not None and ranks.is_first:
                     result.save(resume)
 
-            return measure(Bench(model, data, scores, deployment, ranks), begun, keep)
+            return measure(bench, begun, keep)
 
 
 def noise_levels(eta: Any) -> tuple[float | None, ...]:
@@ -191,7 +195,9 @@ def check_arguments(data: Any, instances: int, seed: int) -> None:
         )
 
 
-def _check_precision(precision: float | None, instances: int) -> None:
+def _check_precision(precision: float | None, instances: int, most: int) -> None:
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise EvaluationError(f"max_instances is {most!r}; it must be an integer of at least 1")
     if precision is None:
         return
     if not 0 < precision < math.inf:
@@ -235,35 +241,6 @@ def _empty(
         fingerprint=run,
         versions={"analogize": metadata.version("analogize"), "torch": str(torch.__version__)},
     )
-
-
-def _resumed(empty: Evaluation, resume: str | os.PathLike[str] | None) -> Evaluation:
-    """What the file already holds of this very run, or the empty result."""
-    if resume is None or not Path(resume).exists():
-        return empty
-    before = Evaluation.load(resume)
-    found = differences(empty.fingerprint, before.fingerprint)
-    shared = min(empty.instances, before.instances)
-    if before.seeds[:shared] != empty.seeds[:shared]:
-        found.append("chips drawn by another version of analogize")
-    if found:
-        raise EvaluationError(
-            f"{os.fspath(resume)} holds another run: {'; '.join(found)}. Delete the file, or name "
-            "another, to start over"
-        )
-    # With a precision, how many are needed follows from the pilot, so all are kept to look.
-    kept = tuple(
-        new.model_copy(update={"values": old.values, "deterministic": old.deterministic})
-        for new, old in zip(empty.levels, before.levels, strict=True)
-    )
-    full = empty.model_copy(update={"levels": kept, "samples": before.samples})
-    levels = tuple(
-        level.model_copy(update={"values": level.values[: full.needed(index)]})
-        for index, level in enumerate(kept)
-    )
-    most = max(empty.instances, *(len(level.values) for level in levels))
-    seeds = tuple(chip_seed(empty.fingerprint.seed, k) for k in range(most))
-    return full.model_copy(update={"levels": levels, "seeds": seeds})
 
 
 def _show(bar: Progress, result: Evaluation, index: int) -> None:

@@ -96,3 +96,25 @@ def test_a_run_to_a_precision_goes_on(linear, tmp_path: Path) -> None:
 def test_arguments_are_refused(linear, wrong, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         measured(*linear, **({"precision": 0.1, "instances": 5} | wrong))
+
+
+def test_a_precision_out_of_reach_is_refused_after_the_pilot(linear, tmp_path: Path) -> None:
+    model, data = linear
+    file = tmp_path / "run.json"
+    for precision in (1e-9, 1e-200):
+        with pytest.raises(EvaluationError, match=r"takes .* chips by .* first 5, more than max_i"):
+            measured(model, data, instances=5, precision=precision, resume=file)
+        assert len(Evaluation.load(file).levels[0].values) == 5
+    spread = Evaluation.load(file).levels[0].std
+    assert spread is not None
+    with pytest.raises(EvaluationError, match="max_instances = 7: raise max_instances"):
+        measured(model, data, instances=5, precision=spread / 2, max_instances=7, resume=file)
+    # What the message calls reachable is: at the very limit rounding may ask for one chip more.
+    reachable = measured(model, data, instances=5, precision=spread, max_instances=50, resume=file)
+    assert 5 <= len(reachable.levels[0].values) <= 50
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, True])
+def test_a_limit_that_is_none(linear, most) -> None:
+    with pytest.raises(EvaluationError, match="max_instances is"):
+        measured(*linear, max_instances=most)

@@ -141,3 +141,88 @@ def test_no_half_written_file_is_left(analog: nn.Module, batches: Batches, tmp_p
     evaluate(analog, batches, instances=2, resume=tmp_path / "run.json")
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
     assert json.loads((tmp_path / "run.json").read_text())["schema"] == 1
+
+
+def remove(level: dict[str, Any]) -> None:
+    del level["values"][1]
+
+
+def remove_with_seed(level: dict[str, Any]) -> None:
+    del level["values"][1], level["seeds"][1]
+
+
+def add(level: dict[str, Any]) -> None:
+    level["values"].insert(0, 1.0)
+
+
+def swap(level: dict[str, Any]) -> None:
+    level["seeds"][:2] = level["seeds"][1::-1]
+
+
+def forget(level: dict[str, Any]) -> None:
+    level["seeds"] = []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove, "3 values for 4 chips, at eta = 0.1: a value was removed or added"),
+        (remove_with_seed, "the value of another chip in the place of chip 1, at eta = 0.1"),
+        (add, "5 values for 4 chips"),
+        (swap, "the value of another chip in the place of chip 0"),
+        (forget, "4 values for 0 chips"),
+    ],
+)
+def test_a_value_removed_or_added_by_hand_is_noticed(
+    change: Callable[[dict[str, Any]], None],
+    message: str,
+    analog: nn.Module,
+    batches: Batches,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "run.json"
+    settings: dict[str, Any] = {"eta": [None, 0.1], "instances": 4, "resume": file}
+    evaluate(analog, batches, **settings)
+    content = json.loads(file.read_text())
+    change(content["levels"][1])
+    file.write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match=f"run.json holds {message}.*to start over"):
+        evaluate(analog, batches, **settings)
+
+
+def test_levels_removed_or_exchanged_by_hand_are_noticed(
+    analog: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.json"
+    settings: dict[str, Any] = {"eta": [None, 0.1], "instances": 1, "resume": file}
+    evaluate(analog, batches, **settings)
+    content = json.loads(file.read_text())
+    for levels in (content["levels"][:1], content["levels"][::-1]):
+        file.write_text(json.dumps(content | {"levels": levels}))
+        with pytest.raises(EvaluationError, match="levels that are not those of its own"):
+            evaluate(analog, batches, **settings)
+
+
+@pytest.mark.parametrize(
+    "change", [{"precision": float("nan")}, {"precision": 0.0}, {"instances": 0}, {"levels": [{}]}]
+)
+def test_numbers_that_no_run_has_are_refused(
+    change: dict[str, Any], analog: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.json"
+    evaluate(analog, batches, instances=2, resume=file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(EvaluationError, match="is no evaluation of schema 1"):
+        Evaluation.load(file)
+
+
+def test_values_without_a_deviation_are_refused(
+    analog: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.json"
+    evaluate(analog, batches, instances=2, resume=file)
+    content = json.loads(file.read_text())
+    content["levels"][0]["values"] = [1.7e308, -1.7e308]
+    file.write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match="too large"):
+        Evaluation.load(file)
