@@ -191,3 +191,17 @@ def from_channels(product: Product, rows: Tensor, shape: torch.Size) -> Tensor:
         blocks = rows.reshape(groups, columns, shape[0] // groups, -1)
         return blocks.transpose(1, 2).reshape(shape)
     return rows.reshape(shape)
+
+
+def columns(product: Product, y: Tensor, channels: int) -> Tensor:
+    """What leaves the product, an output channel a column: shape (vectors, channels).
+
+    Shapes: ``y`` as the product's output, with any further leading dimensions.
+    """
+    if isinstance(product, Convolution):
+        return y.movedim(-product.dimensions - 1, -1).reshape(-1, channels)
+    if isinstance(product, BatchedLinear):
+        batch = len(product.batch)
+        y = y.movedim(-2, -2 - batch)
+        return y.reshape(-1, channels)
+    return y.reshape(-1, channels)

@@ -131,11 +131,30 @@ def check_output(target: Target) -> None:
         raise refuse("compensation", "it corrects drift, so give the target 'conductance'")
 
 
+def check_converters(target: Target) -> None:
+    """Ranges that only one of the two converters can have, and what they count in."""
+    dac, adc = target.dac, target.adc
+    if dac.range.kind in ("full", "bound"):
+        raise refuse("dac.range.kind", "a DAC has no sums to cover; use mse, vector or fixed")
+    if dac.granularity != "tensor":
+        reason = (
+            "a DAC serves all columns alike; use granularity: tensor, or a range of kind: vector"
+        )
+        raise refuse("dac.granularity", reason)
+    if adc.range.kind == "vector":
+        raise refuse("adc.range.kind", "an ADC sees one sum at a time; use granularity: channel")
+    if adc.granularity == "channel" and adc.range.kind in ("full", "bound", "fixed"):
+        reason = f"a range of kind: {adc.range.kind} is one for all columns; use mse or minmax"
+        raise refuse("adc.granularity", reason)
+    if adc.range.kind == "bound" and adc.bits is not None:
+        for key, missing in (("dac.bits", dac.bits), ("weights.range", target.weights.range)):
+            if missing is None:
+                raise refuse("adc.range.kind", f"it counts in full scales, so give {key}")
+
+
 def check_digits(target: Target) -> None:
     """A full range and digits are about integer codes; digits are converted one by one."""
     array, in_codes = target.array, target.dac.bits is not None and target.weights.bits is not None
-    if target.dac.range.kind == "full":
-        raise refuse("dac.range.kind", "a DAC has no sums to cover; use percentile or fixed")
     full = target.adc.range.kind == "full"
     if full and target.adc.bits is not None and not in_codes:
         raise refuse("adc.range.kind", "it counts codes, so give dac.bits and weights.bits")

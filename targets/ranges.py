@@ -6,21 +6,25 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from analogize.targets.base import Percentile, Real, Spec, refuse
+from analogize.targets.base import Percentile, Positive, Real, Spec, refuse
 
 Grid = Literal["affine", "symmetric"]
 
 
 class StdRange(Spec):
-    """A multiple of the layer's standard deviation: [-multiple sigma_W, +multiple sigma_W]."""
+    """A multiple of the standard deviation sigma of a layer's weights, or of what is converted.
+
+    Weights: [-multiple sigma, +multiple sigma]. Converters: multiple sigma to either side of the
+    mean, but no farther than the calibration data go.
+    """
 
     kind: Literal["std"] = "std"
     multiple: float = Field(
         gt=0,
         strict=True,
         allow_inf_nan=False,
-        description="Half-width of the range in standard deviations of the layer's weights; "
-        "the paper's section 5.2 uses 2.",
+        description="Half-width of the range in standard deviations; the paper's section 5.2 uses "
+        "2 for weights.",
     )
 
 
@@ -43,6 +47,22 @@ class AbsMaxRange(Spec):
     """The largest magnitude in the layer: [-max|w|, +max|w|]; nothing is clipped."""
 
     kind: Literal["absmax"] = "absmax"
+
+
+class MinMaxRange(Spec):
+    """The smallest and the largest value: nothing is clipped."""
+
+    kind: Literal["minmax"] = "minmax"
+
+
+class LeastSquaresRange(Spec):
+    """The range whose grid errs least: least mean squared error of rounding and clipping.
+
+    A wide range rounds coarsely, a narrow one clips; the search weighs both on the weights, or on
+    the calibration data.
+    """
+
+    kind: Literal["mse"] = "mse"
 
 
 class FixedRange(Spec):
@@ -69,10 +89,37 @@ class FullRange(Spec):
     kind: Literal["full"] = "full"
 
 
+class BoundRange(Spec):
+    """ADC only: [-bound, +bound] in full-scale inputs times full-scale weights; no calibration.
+
+    It is the output bound of aihwkit and its kin: a column whose inputs and weights all were at
+    full scale would give as many as it has rows.
+    """
+
+    kind: Literal["bound"] = "bound"
+    bound: Positive = Field(description="Largest sum, in full-scale inputs times weights.")
+
+
+class VectorRange(Spec):
+    """DAC only: every input vector has its own range, found at run time; no calibration.
+
+    The range reaches as far as the vector's values do, and what its product gives is rescaled
+    digitally. A vector is what one product sums over: the last dimension; of a convolution, whose
+    patches overlap, all values of an example.
+    """
+
+    kind: Literal["vector"] = "vector"
+
+
 WeightRange = Annotated[
-    StdRange | PercentileRange | AbsMaxRange | FixedRange, Field(discriminator="kind")
+    StdRange | PercentileRange | AbsMaxRange | MinMaxRange | LeastSquaresRange | FixedRange,
+    Field(discriminator="kind"),
 ]
-ConverterRange = Annotated[PercentileRange | FixedRange | FullRange, Field(discriminator="kind")]
+CalibratedRange = PercentileRange | MinMaxRange | StdRange | LeastSquaresRange
+ConverterRange = Annotated[
+    CalibratedRange | FixedRange | FullRange | BoundRange | VectorRange,
+    Field(discriminator="kind"),
+]
 
 
 def check_grid(bits: int | None, grid: Grid, values: Spec | None) -> None:

@@ -24,19 +24,30 @@ from pydantic import Field, model_validator
 
 from analogize.tables import html
 from analogize.targets.base import Bits, Count, Level, Spec, Text, refuse
-from analogize.targets.check import check_devices, check_digits, check_output, check_range
+from analogize.targets.check import (
+    check_converters,
+    check_devices,
+    check_digits,
+    check_output,
+    check_range,
+)
 from analogize.targets.conductance import Conductance
 from analogize.targets.dialect import dump
 from analogize.targets.noise import FixedSNRNoise, GaussianNoise, NoiseModel
 from analogize.targets.overrides import check_overrides
 from analogize.targets.ranges import (
     AbsMaxRange,
+    BoundRange,
+    CalibratedRange,
     ConverterRange,
     FixedRange,
     FullRange,
     Grid,
+    LeastSquaresRange,
+    MinMaxRange,
     PercentileRange,
     StdRange,
+    VectorRange,
     WeightRange,
     check_grid,
 )
@@ -45,6 +56,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "AbsMaxRange",
     "Array",
+    "BoundRange",
+    "CalibratedRange",
     "Compensation",
     "Conductance",
     "Converter",
@@ -55,6 +68,8 @@ __all__ = [
     "FixedSNRNoise",
     "FullRange",
     "GaussianNoise",
+    "LeastSquaresRange",
+    "MinMaxRange",
     "NoiseModel",
     "Operator",
     "Override",
@@ -62,6 +77,7 @@ __all__ = [
     "Spec",
     "StdRange",
     "Target",
+    "VectorRange",
     "WeightRange",
     "Weights",
 ]
@@ -108,6 +124,9 @@ class Weights(Spec):
     def _check(self) -> Self:
         if self.bits is not None and self.range is None:
             raise refuse("bits", f"a grid needs a range to span; {_NO_CLIPPING}")
+        if self.bits is None and isinstance(self.range, LeastSquaresRange):
+            reason = "without bits nothing is rounded, so the range of least error is kind: minmax"
+            raise refuse("range.kind", reason)
         check_grid(self.bits, self.grid, self.range)
         return self
 
@@ -117,9 +136,17 @@ class Converter(Spec):
 
     bits: Bits | None = Field(default=None, description="Resolution; null: no conversion.")
     range: ConverterRange = Field(
-        default=PercentileRange(),
-        description="Percentiles of the calibration data (the paper's 0.1 and 99.9), fixed, or "
-        "(ADC only) every sum that a tile can produce.",
+        default=LeastSquaresRange(),
+        description="What calibration data say: the range of least squared error (mse), "
+        "percentiles (the paper's 0.1 and 99.9), minmax, a multiple of the deviation (std); or "
+        "fixed; or for a DAC one a vector; or for an ADC a bound, or every sum that a tile can "
+        "produce (full).",
+    )
+    granularity: Literal["tensor", "channel"] = Field(
+        default="tensor",
+        description="ADC. tensor: one range for all columns, in array units: where weights have a "
+        "range per channel, every column's sum counts in steps of its own weights. channel: one "
+        "range per output channel.",
     )
     grid: Grid = Field(
         default="affine",
@@ -265,6 +292,7 @@ class Target(Spec):
         check_range(self)
         check_devices(self)
         check_output(self)
+        check_converters(self)
         check_digits(self)
         check_overrides(self)
         return self

@@ -7,15 +7,22 @@ from analogize.targets.formula import formula
 from analogize.targets.spec import (
     AbsMaxRange,
     Array,
+    BoundRange,
+    CalibratedRange,
     Conductance,
     Converter,
+    ConverterRange,
     Cost,
     Digital,
     FixedRange,
     FullRange,
+    LeastSquaresRange,
+    MinMaxRange,
     PercentileRange,
     StdRange,
     Target,
+    VectorRange,
+    WeightRange,
     Weights,
 )
 
@@ -83,15 +90,16 @@ def _weights(weights: Weights) -> str:
 def _converter(converter: Converter) -> str:
     if converter.bits is None:
         return "none"
-    data = " of the calibration data" if isinstance(converter.range, PercentileRange) else ""
-    return f"{_grid(converter)} over {_range(converter.range)}{data}"
+    data = " of the calibration data" if isinstance(converter.range, CalibratedRange) else ""
+    each = ", one per output channel" if converter.granularity == "channel" else ""
+    return f"{_grid(converter)} over {_range(converter.range)}{data}{each}"
 
 
 def _grid(part: Weights | Converter) -> str:
     return f"{part.bits} bits, {part.grid} grid" if part.bits else "not quantized"
 
 
-def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange | FullRange) -> str:
+def _range(values: WeightRange | ConverterRange) -> str:
     match values:
         case StdRange():
             return f"±{values.multiple:g} standard deviations"
@@ -99,8 +107,16 @@ def _range(values: StdRange | PercentileRange | AbsMaxRange | FixedRange | FullR
             return f"percentiles {values.low:g} to {values.high:g}"
         case AbsMaxRange():
             return "± the largest magnitude"
+        case MinMaxRange():
+            return "the smallest to the largest value"
+        case LeastSquaresRange():
+            return "the range of least squared error"
         case FullRange():
             return "every sum a tile can produce"
+        case BoundRange():
+            return f"±{values.bound:g} full-scale inputs times weights"
+        case VectorRange():
+            return "the values of each vector"
         case FixedRange():
             return f"[{values.min:g}, {values.max:g}]"
 

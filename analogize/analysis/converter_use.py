@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from analogize.crossbar.calibrate import Sample
 from analogize.crossbar.converter import Converter
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp, bypassed
+from analogize.crossbar.stream import Stream
 from analogize.evaluation.inference import undisturbed, unpack
 from analogize.model.calls import device_of
+from analogize.product import Product
 
-_KEPT_VALUES = 2**16
 _BINS = 60
 
 
@@ -26,8 +26,9 @@ class ConverterUse(NamedTuple):
         region: The region.
         name: ``"DAC"`` or ``"ADC"``.
         bits: Resolution, or None without a conversion.
-        range: The converter's range in the model's units; None without one, and where an ADC covers
-            every sum that a tile can produce.
+        range: The converter's range in the model's units (of the column with the widest weights,
+            or from the lowest to the highest end of all columns); None without one, where every
+            vector has its own, and where an ADC covers every sum that a tile can produce.
         clipped: Share of the values beyond the range; 0 without one.
         counts: Histogram counts, in equal bins.
         edges: First and last edge of the histogram.
@@ -60,33 +61,57 @@ def converter_use(model: nn.Module, data: Iterable[Any]) -> tuple[ConverterUse, 
         EvaluationError: a batch of another form.
     """
     found = located(model)
-    samples = {op: (Sample(_KEPT_VALUES), Sample(_KEPT_VALUES)) for op, _, _ in found}
+    meetings = {op: (_Meeting(op.dac), _Meeting(op.adc, op.product)) for op, _, _ in found}
 
     def observe(op: AnalogOp, x: Tensor, y: Tensor) -> None:
-        for sample, values in zip(samples[op], (x, op.conversions(y)), strict=True):
-            sample.add(values)
+        dac, adc = meetings[op]
+        dac.add(x)
+        adc.add(op.conversions(x, y))
 
     device = device_of(model)
     with undisturbed(model), bypassed(model, observe):
         for index, batch in enumerate(data):
             unpack(batch, index, device)[0](model)
     return tuple(
-        _use(region.name, name, converter, sample.kept)
+        meeting.use(region.name, name)
         for op, region, _ in found
-        for name, converter, sample in zip(
-            ("DAC", "ADC"), (op.dac, op.adc), samples[op], strict=True
-        )
-        if sample.seen
+        for name, meeting in zip(("DAC", "ADC"), meetings[op], strict=True)
+        if meeting.values.seen
     )
 
 
-def _use(region: str, name: str, converter: Converter, values: Tensor) -> ConverterUse:
-    ends, clipped = None, 0.0
-    if converter.bits is not None and converter.is_known:
-        low, high = converter.range.tolist()
-        ends = low, high
-        clipped = float(((values < low) | (values > high)).double().mean())
-    first, last = float(values.min()), float(values.max())
-    last = last if last > first else first + 1.0
-    counts = torch.histc(values, _BINS, first, last).long().tolist()
-    return ConverterUse(region, name, converter.bits, ends, clipped, tuple(counts), (first, last))
+class _Meeting:
+    """The values that one converter has met."""
+
+    def __init__(self, converter: Converter, product: Product | None = None) -> None:
+        self.converter, self.values, self.beyond = converter, Stream(), 0
+        self.ends: tuple[Tensor, Tensor] | None = None
+        has_range = converter.bits is not None and converter.is_known
+        if has_range and not converter.follows_vectors:
+            low, high = converter.range
+            if product is not None and low.ndim:
+                low, high = product.output_channels(low), product.output_channels(high)
+            self.ends = low, high
+
+    def add(self, values: Tensor) -> None:
+        self.values.add(values)
+        if self.ends is not None:
+            low, high = self.ends
+            self.beyond += int(((values < low) | (values > high)).sum())
+
+    def use(self, region: str, name: str) -> ConverterUse:
+        values, counts = self.values.values()
+        first, last = self.values.smallest, self.values.largest
+        last = last if last > first else first + 1.0
+        histogram = torch.histogram(values, _BINS, range=(first, last), weight=counts.float()).hist
+        return ConverterUse(
+            region=region,
+            name=name,
+            bits=self.converter.bits,
+            range=None
+            if self.ends is None
+            else (float(self.ends[0].min()), float(self.ends[1].max())),
+            clipped=self.beyond / self.values.seen,
+            counts=tuple(histogram.round().long().tolist()),
+            edges=(first, last),
+        )

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -112,5 +113,9 @@ def _converter(converter: ConverterEntry | None) -> str:
         return "-"
     if converter.range is None:
         return f"{converter.bits} b, full range"
+    if converter.extent == "vector":
+        return f"{converter.bits} b, one range a vector"
     low, high = converter.range
+    if isinstance(low, tuple) or isinstance(high, tuple):
+        return f"{converter.bits} b, {len(np.ravel(low))} channels"
     return f"{converter.bits} b [{low:.3g}, {high:.3g}]"

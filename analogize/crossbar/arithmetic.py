@@ -7,10 +7,13 @@ Forward, with zero-centred codes (see quantize.py)::
     acc    = product(x_code, w_hat) + noise              noise of each product, if any
     y      = clamp(round(acc / y_step)) * s_y            ADC, y_step = float32(s_y / (s_x s_w))
 
-A stage without bits is skipped. Backward: straight through every rounding, zero where a converter
-or the weight clipping saturates, and with the *clean* weights, not the noisy ones (Noisy Machines,
-section 5.1). Codes and clean weights are computed again on the way back instead of being kept, so
-that training needs hardly more memory than the digital model.
+A stage without bits is skipped. A DAC that finds a range for every vector (``Spans``) has the step
+m s_x, where m is the span of the vector's values, and y is multiplied by m.
+
+Backward: straight through every rounding, zero where a converter or the weight clipping saturates,
+and with the *clean* weights, not the noisy ones (Noisy Machines, section 5.1). Codes and clean
+weights are computed again on the way back instead of being kept, so that training needs hardly more
+memory than the digital model.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from torch.autograd.function import once_differentiable
 
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.rounding import convert, to_codes
+from analogize.crossbar.spans import Spans
 from analogize.devices.reading import Disturbance
 from analogize.product import Product
+from analogize.quantize import Bound
 
 aten = torch.ops.aten
 
@@ -38,9 +43,12 @@ class Stages(NamedTuple):
         x_edges: the inputs beyond which it saturates.
         step: the ADC's step in accumulated array units, or None without an ADC.
         y_scale: the ADC's step in the model's units, or None.
-        y_low: its smallest zero-centred code; ``y_high`` the largest.
+        y_low: its smallest zero-centred code; ``y_high`` the largest; numbers, or one a channel,
+            viewed against the product's output, as ``step`` and ``y_scale`` may be.
         gain: the model's units in one accumulated unit, where no ADC rescales; None for 1.
         disturb: noise that every product draws anew on what it accumulates, or None.
+        spans: how the DAC finds a range for every vector, or None.
+        shares: what of the ADC's range each column uses, viewed against the output; None for all.
     """
 
     x_scale: Tensor | None
@@ -49,10 +57,12 @@ class Stages(NamedTuple):
     x_edges: tuple[float, float]
     step: Tensor | None
     y_scale: Tensor | None
-    y_low: float
-    y_high: float
+    y_low: Bound
+    y_high: Bound
     gain: Tensor | None
     disturb: Disturbance | None = None
+    spans: Spans | None = None
+    shares: Tensor | None = None
 
 
 class Dtypes(NamedTuple):
@@ -67,10 +77,10 @@ def infer(x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: 
     acc = _accumulate(x, weights, product, stages, dtypes)
     if stages.step is not None and stages.y_scale is not None:
         ends, output = (stages.y_low, stages.y_high), dtypes.output
-        return convert(acc, stages.step, *ends, stages.y_scale, output)[0]
-    if stages.gain is not None:
-        acc = acc.mul_(stages.gain)
-    return acc.to(dtypes.output)
+        y = convert(acc, stages.step, *ends, stages.y_scale, output)[0]
+    else:
+        y = (acc if stages.gain is None else acc.mul_(stages.gain)).to(dtypes.output)
+    return y if stages.spans is None else stages.spans.rescale(y, x)
 
 
 class Differentiable(torch.autograd.Function):
@@ -95,7 +105,8 @@ class Differentiable(torch.autograd.Function):
             return infer(x, used, product, stages, dtypes), None
         acc = _accumulate(x, used, product, stages, dtypes)
         ends, output = (stages.y_low, stages.y_high), dtypes.output
-        return convert(acc, stages.step, *ends, stages.y_scale, output, wants_beyond=True)
+        y, beyond = convert(acc, stages.step, *ends, stages.y_scale, output, wants_beyond=True)
+        return (y if stages.spans is None else stages.spans.rescale(y, x)), beyond
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
@@ -121,7 +132,7 @@ class Differentiable(torch.autograd.Function):
         # With weights in their own units, the scales of all stages cancel in x's gradient.
         grad_x, grad_w = ctx.product.backward(
             grad.to(dtype),
-            input_codes(x, stages, dtype),
+            inputs_of_gradient(x, stages, dtype),
             ctx.array.real(weight).to(dtype),
             ctx.needs_input_grad[:2],
         )
@@ -129,7 +140,7 @@ class Differentiable(torch.autograd.Function):
             grad_x = stop_outside(grad_x.to(x.dtype), x, stages)
         if grad_w is not None:
             grad_w = grad_w.to(weight.dtype)
-            if stages.x_scale is not None:
+            if stages.x_scale is not None and stages.spans is None:
                 grad_w = grad_w.mul_(stages.x_scale)
             grad_w = ctx.array.mask_gradient(grad_w, weight)
         return grad_x, grad_w, None, None, None, None, None
@@ -161,7 +172,7 @@ def stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
 
 def stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
     """``grad`` where the DAC does not saturate at ``x``, else 0; may overwrite ``grad``."""
-    if stages.x_scale is None:
+    if stages.x_scale is None or stages.spans is not None:
         return grad
     if torch.compiler.is_compiling():
         rounded = (x / stages.x_scale).round()
@@ -174,4 +185,17 @@ def input_codes(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
     """The DAC: zero-centred codes of ``x`` in ``dtype``, or ``x`` itself without a DAC."""
     if stages.x_scale is None:
         return x.to(dtype)
+    if stages.spans is not None:
+        return stages.spans.codes(x, stages.x_scale).to(dtype)
     return to_codes(x, stages.x_scale, stages.x_low, stages.x_high, dtype)
+
+
+def inputs_of_gradient(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
+    """What the weights' gradient multiplies by: input codes, in the model's units with ``spans``.
+
+    One step for all inputs is cheaper to multiply by afterwards.
+    """
+    codes = input_codes(x, stages, dtype)
+    if stages.spans is None or stages.x_scale is None:
+        return codes
+    return codes.mul_(stages.spans.measure(x)[0] * stages.x_scale)

@@ -83,39 +83,69 @@ class Converter(FixedRange):
     """A DAC or an ADC: a uniform quantizer with a fixed range, or nothing where bits is None.
 
     Paper: inputs are quantized before the noisy product and its results after it, before the bias
-    is added (section 5.1); percentiles of a calibration set fix the range (section 5.2).
+    is added (section 5.1); percentiles of a calibration set fix the range (section 5.2). The range
+    of a DAC that finds one for every vector is that of a vector whose values span 1.
+
+    Attributes:
+        settings: what the target says.
+        quality: of the calibration data, the power of the signal over that of what rounding and
+            clipping change; None before calibration.
+        better: the quality that other rules would give, by what to set; empty where unknown.
     """
 
-    def __init__(self, settings: spec.Converter) -> None:
-        fixed = settings.range if isinstance(settings.range, spec.FixedRange) else None
-        ends = [fixed.min, fixed.max] if fixed else [float("nan")] * 2
-        matters = settings.bits is not None
-        super().__init__(torch.tensor(ends), settings.bits, settings.grid, matters)
+    def __init__(self, settings: spec.Converter, channels: int) -> None:
         self.settings = settings
+        ends = torch.tensor(_ends(settings))
+        if settings.granularity == "channel":
+            ends = ends.unsqueeze(1).expand(2, channels).clone()
+        super().__init__(ends, settings.bits, settings.grid, settings.bits is not None)
+        self.quality: float | None = None
+        self.better: dict[str, float] = {}
 
     @property
     def wants_calibration(self) -> bool:
         """Whether the range comes from data."""
-        return self.bits is not None and isinstance(self.settings.range, spec.PercentileRange)
+        return self.bits is not None and isinstance(self.settings.range, spec.CalibratedRange)
 
     @property
     def covers_all(self) -> bool:
         """Whether it converts every sum that a tile can produce, over a range without data."""
         return self.bits is not None and isinstance(self.settings.range, spec.FullRange)
 
-    def calibrate(self, minimum: float, maximum: float) -> None:
-        """Fix the range to ``[minimum, maximum]``.
+    @property
+    def bound(self) -> float | None:
+        """The largest sum in full-scale inputs times full-scale weights, if that is the range."""
+        rule = self.settings.range
+        is_bound = self.bits is not None and isinstance(rule, spec.BoundRange)
+        return rule.bound if is_bound and isinstance(rule, spec.BoundRange) else None
+
+    @property
+    def follows_vectors(self) -> bool:
+        """Whether every vector has a range of its own."""
+        return self.bits is not None and isinstance(self.settings.range, spec.VectorRange)
+
+    @property
+    def in_array_units(self) -> bool:
+        """Whether all columns share the range as each counts: in steps of its own weights."""
+        rule = self.settings.range
+        return self.range.ndim == 1 and not isinstance(rule, spec.FixedRange | spec.FullRange)
+
+    def calibrate(self, minimum: Tensor, maximum: Tensor) -> None:
+        """Fix the range to ``[minimum, maximum]``: two 0-d tensors, or one value a channel each.
 
         Raises:
             CalibrationError: the range is empty or not finite.
         """
-        if not minimum < maximum or not abs(minimum) + abs(maximum) < float("inf"):
+        ends = torch.stack([minimum, maximum]).float().to(self.range.device)
+        wrong = ~(ends[0] < ends[1]) | ~torch.isfinite(ends).all(0)
+        if bool(wrong.any()):
+            low, high = ends.reshape(2, -1)[:, wrong.flatten()][:, 0].tolist()
             raise CalibrationError(
-                f"calibration found the range [{minimum:g}, {maximum:g}], which holds no two "
+                f"calibration found the range [{low:g}, {high:g}], which holds no two "
                 "different finite values; calibrate with data that vary, or give the target a "
                 "fixed range for this converter"
             )
-        self.range.copy_(torch.tensor([minimum, maximum]))
+        self.range.copy_(ends)
         self.refresh()
 
     def forward(self, values: Tensor) -> Tensor:
@@ -125,7 +155,25 @@ class Converter(FixedRange):
 
     def extra_repr(self) -> str:
         """Bits and range, for ``print(model)``."""
-        if self.bits is None:
-            return "no bits"
+        return "no bits" if self.bits is None else f"{self.bits} bits, {self.described}"
+
+    @property
+    def described(self) -> str:
+        """The range in words and numbers; it has bits."""
+        if self.follows_vectors:
+            return "one range a vector"
+        if self.covers_all:
+            return "every sum"
+        if self.range.ndim > 1:
+            return f"{self.range.shape[1]} channels"
         low, high = self.range.tolist()
-        return f"{self.bits} bits, [{low:.4g}, {high:.4g}]"
+        return f"±{high:.3g}" if low == -high else f"[{low:.3g}, {high:.3g}]"
+
+
+def _ends(settings: spec.Converter) -> list[float]:
+    match settings.range:
+        case spec.FixedRange(min=low, max=high):
+            return [low, high]
+        case spec.VectorRange():
+            return [-1.0 if settings.grid == "symmetric" else 0.0, 1.0]
+    return [float("nan")] * 2

@@ -20,17 +20,15 @@ from analogize.crossbar.converter import Converter
 from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
 from analogize.crossbar.side import DigitalSide, make_side
+from analogize.crossbar.stages import derive, in_units_of_range, with_noise
 from analogize.crossbar.tiled import TiledDifferentiable, Tiles, cut
 from analogize.crossbar.tiled import infer as infer_tiled
-from analogize.devices.reading import Disturbance, disturbance
-from analogize.devices.slicing import whole_step
 from analogize.errors import CalibrationError
 from analogize.model.expression import Expression
 from analogize.model.parts import by_part
 from analogize.model.running import standing_for
 from analogize.model.stored import StoredWeight
-from analogize.product import Convolution, Product
-from analogize.quantize import Bound
+from analogize.product import Convolution, Product, output_channels
 from analogize.targets.spec import Target
 
 NoiseMode = Literal["off", "fresh", "programmed"]
@@ -65,12 +63,14 @@ class AnalogOp(nn.Module):
         self.stored: StoredWeight
         self.product = product
         self.region = region
-        self.dac, self.array, self.adc = Converter(target.dac), array, Converter(target.adc)
+        channels = output_channels(product, array.shape)
+        self.array = array
+        self.dac, self.adc = Converter(target.dac, channels), Converter(target.adc, channels)
         self.tile_size, self.cost = target.array, target.cost
         self.tiles = cut(product, array.shape, target)
         self.mode: NoiseMode | None = None
         self.observer: Callable[[Tensor, Tensor], None] | None = None
-        self._observed: tuple[Tensor, Tensor, Tiles] | None = None
+        self._observed: tuple[Tensor, Tiles] | None = None
         self.register_module("side", None)
         self.register_load_state_dict_pre_hook(make_side)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
@@ -88,58 +88,17 @@ class AnalogOp(nn.Module):
 
     def refresh(self) -> None:
         """Derive the fixed parts of the arithmetic; needed whenever a range was changed."""
-        dac, adc = self.dac, self.adc
-        factor = torch.ones((), dtype=torch.float64, device=self.array.range.device)
-        scales = [s for s in (dac.scale, self.array.output_scale) if s is not None]
-        for scale in scales:
-            factor = factor * scale.double()
-        low, high = _number(dac.low), _number(dac.high)
-        adc_scale, y_low, y_high = adc.scale, _number(adc.low), _number(adc.high)
-        step = None if adc_scale is None else (adc_scale.double() / factor).float()
-        if adc.covers_all and self.array.scale is not None and dac.scale is not None:
-            y_high = 2.0 ** (_bits(adc) - 1) - 1
-            units = whole_step(self._largest_sum(max(-low, high)), y_high)
-            y_low, step = -y_high, factor.new_tensor(units).float()
-            adc_scale = (factor * units).float()
-        converts = adc_scale is not None
-        # Half a step beyond the last code still rounds onto it.
-        edge = 0.0 if dac.scale is None else float(dac.scale.double())
-        self._stages = Stages(
-            x_scale=dac.scale,
-            x_low=low,
-            x_high=high,
-            x_edges=(edge * (low - 0.5), edge * (high + 0.5)),
-            step=step,
-            y_scale=adc_scale,
-            y_low=y_low,
-            y_high=y_high,
-            gain=factor.float() if scales and not converts else None,
-        )
-        self._noisy_stages = self._stages._replace(disturb=self._disturbance())
+        dac, adc, array = self.dac, self.adc, self.array
+        self._stages = derive(dac, array, adc, self.product, self.tile_size)
+        self._noisy_stages = with_noise(self._stages, array)
 
         # Attributes, not properties: every forward pass asks.
         needs_range = (dac,) if adc.covers_all else (dac, adc)
-        is_pending = self.array.is_pending
+        is_pending = array.is_pending
         has_ranges = all(c.bits is None or c.scale is not None for c in needs_range)
         self.is_calibrated = has_ranges and not is_pending
-        is_clean = not self.array.clips and not is_pending
-        self._is_bare = dac.scale is None and not converts and is_clean
-
-    def _largest_sum(self, largest_input: float) -> float:
-        """The largest magnitude that one conversion can meet, in accumulated array units."""
-        size = self.tile_size
-        _, rows, _ = self.product.matrix(self.array.shape)
-        if size is not None and size.tiling:
-            rows = min(rows, size.rows)
-            if size.input_bits is not None:
-                largest_input = min(largest_input, 2.0**size.input_bits - 1)
-        return rows * largest_input * float(torch.as_tensor(self.array.full).max())
-
-    def _disturbance(self) -> Disturbance | None:
-        """The noise that every product draws anew; None without any."""
-        stages, array = self._stages, self.array
-        adc_range = 0.0 if stages.step is None else (stages.y_high - stages.y_low) * stages.step
-        return disturbance(array.noise, array.width, adc_range, array.conductance, array.full)
+        converts = self._stages.y_scale is not None
+        self._is_bare = dac.scale is None and not converts and not array.clips and not is_pending
 
     @property
     def is_exact(self) -> bool:
@@ -185,7 +144,7 @@ class AnalogOp(nn.Module):
         if self.observer is not None:
             x, weight = autocast(x, weight)
             y: Tensor = self.digitally(product.forward, x, weight)
-            self._observed = None if tiles is None else (x, weight, tiles)
+            self._observed = None if tiles is None else (weight, tiles)
             self.observer(x, y)
             self._observed = None
             return y
@@ -242,20 +201,20 @@ class AnalogOp(nn.Module):
             clean = self.array.clean(weight.detach())
             return self.array.digits(clean) if mode == "off" else self.array.noisy(clean)
 
-    def conversions(self, y: Tensor) -> Tensor:
-        """What the ADC converts, for an observer that was given the output ``y``.
+    def conversions(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the ADC converts, in the units of its range, for an observer that was given (x, y).
 
         With tiles these are the partial sums, stacked along a first dimension.
         """
-        if self._observed is None:
-            return y
-        x, weight, tiles = self._observed
-        return torch.stack(
-            [
-                piece.product.forward(piece.inputs(x), piece.weights(weight))
-                for piece in tiles.pieces
-            ]
-        )
+        if self._observed is not None:
+            weight, tiles = self._observed
+            y = torch.stack(
+                [
+                    piece.product.forward(piece.inputs(x), piece.weights(weight))
+                    for piece in tiles.pieces
+                ]
+            )
+        return in_units_of_range(self._stages, x, y)
 
     def _dtypes(self, x: Tensor) -> Dtypes:
         in_codes = self.dac.scale is not None or self.array.output_scale is not None
@@ -321,13 +280,3 @@ def _ignore(x: Tensor, y: Tensor) -> None:
 
 def _refresh(op: AnalogOp, incompatible_keys: object) -> None:
     op.refresh()
-
-
-def _number(bound: Bound) -> float:
-    assert isinstance(bound, float), "a converter's range is one for all channels"
-    return bound
-
-
-def _bits(converter: Converter) -> int:
-    assert converter.bits is not None, "a range belongs to bits"
-    return converter.bits

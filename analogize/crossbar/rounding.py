@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogize.quantize import Bound, clamp
+
 aten = torch.ops.aten
 _FUSABLE = (torch.float32, torch.bfloat16, torch.float16)
 _library: Any = torch.library.Library("analogize", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -56,8 +58,8 @@ def to_codes(values: Tensor, step: Tensor, low: float, high: float, dtype: torch
 def convert(
     values: Tensor,
     step: Tensor,
-    low: float,
-    high: float,
+    low: Bound,
+    high: Bound,
     gain: Tensor | None,
     dtype: torch.dtype,
     wants_beyond: bool = False,
@@ -68,20 +70,20 @@ def convert(
 
     Args:
         values: any shape.
-        step: 0-d, float32.
+        step: float32, 0-d or broadcast with ``values``, as all that follows.
         low: the smallest code, an integer.
         high: the largest.
-        gain: 0-d, float32, or None for codes.
+        gain: float32, or None for codes.
         dtype: of the result.
         wants_beyond: whether to return where codes are not what rounding gave: True or not 0
             there, one byte an element; None otherwise.
     """
-    if can_fuse(values):
+    if can_fuse(values) and all(_is_one(v) for v in (step, low, high, gain)):
         fused = torch.ops.analogize.convert(values, step, low, high, gain, dtype, wants_beyond)
         return fused[0], fused[1] if wants_beyond else None
     rounded = values.div_(step).round_()
     if wants_beyond:
-        codes = rounded.clamp(low, high)
+        codes = clamp(rounded, low, high)
         beyond = _differ(rounded, codes)
     else:
         codes, beyond = _clamp_(rounded, low, high), None
@@ -95,8 +97,15 @@ def _differ(rounded: Tensor, codes: Tensor) -> Tensor:
     return rounded.ne(codes)
 
 
-def _clamp_(values: Tensor, low: float, high: float) -> Tensor:
+def _is_one(value: Bound | None) -> bool:
+    """Whether it is one number for all values: the fused kernel takes no other."""
+    return not isinstance(value, Tensor) or value.ndim == 0
+
+
+def _clamp_(values: Tensor, low: Bound, high: Bound) -> Tensor:
     """``values.clamp_(low, high)``, by the name under which torch.func.vmap can batch it."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return clamp(values, low, high)
     return aten.hardtanh_(values, low, high)  # type: ignore[no-any-return]
 
 

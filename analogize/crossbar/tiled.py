@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from analogize.crossbar.arithmetic import Dtypes, Stages, input_codes, stop_outside, stop_saturated
+from analogize.crossbar.arithmetic import (
+    Dtypes,
+    Stages,
+    input_codes,
+    inputs_of_gradient,
+    stop_outside,
+    stop_saturated,
+)
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.rounding import convert
 from analogize.devices.slicing import digits_of, split
@@ -141,7 +148,10 @@ def _convert(
                 part = part.mul_(factor)
             total = part if total is None else total.add_(part)
     assert total is not None, "a product has at least one tile"
-    return total.mul_(stages.y_scale).to(dtypes.output)
+    total = total.mul_(stages.y_scale)
+    if stages.spans is not None:
+        total = stages.spans.rescale(total, x)
+    return total.to(dtypes.output)
 
 
 class TiledDifferentiable(torch.autograd.Function):
@@ -186,7 +196,7 @@ class TiledDifferentiable(torch.autograd.Function):
         grads = [stop_saturated(grad, e) for e in excesses]
         grad_x, grad_w = ctx.tiles.backward(
             grads or [grad] * len(ctx.tiles.pieces),
-            input_codes(x, stages, dtype),
+            inputs_of_gradient(x, stages, dtype),
             ctx.array.real(weight).to(dtype),
             ctx.needs_input_grad[:2],
         )
@@ -194,7 +204,7 @@ class TiledDifferentiable(torch.autograd.Function):
             grad_x = stop_outside(grad_x.to(x.dtype), x, stages)
         if grad_w is not None:
             grad_w = grad_w.to(weight.dtype)
-            if stages.x_scale is not None:
+            if stages.x_scale is not None and stages.spans is None:
                 grad_w = grad_w.mul(stages.x_scale)
             grad_w = ctx.array.mask_gradient(grad_w, weight)
         return grad_x, grad_w, None, None, None, None, None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from analogize.crossbar.fitting import fit
+from analogize.crossbar.stream import RESOLUTION, Stream
 from analogize.errors import PassError
 from analogize.product import Product, per_channel
 from analogize.quantize import percentiles
@@ -33,7 +35,7 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
         )
     rule = settings.range
     if settings.granularity == "tensor":
-        ends = _ends(weight, rule)
+        ends = _ends(weight, settings)
         if rule is not None and not bool(ends[0] < ends[1]):
             raise PassError(
                 f"region '{name}': the weights give the range [{ends[0]:g}, {ends[1]:g}], and "
@@ -41,7 +43,10 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
             )
         return ends
     rows = per_channel(product, weight.detach())
-    ends = torch.stack([_ends(row, rule) for row in rows], dim=1)
+    if isinstance(rule, spec.LeastSquaresRange):
+        ends = _least_squares_a_row(rows, settings)
+    else:
+        ends = torch.stack([_ends(row, settings) for row in rows], dim=1)
     empty = ends[0] >= ends[1]
     if bool(empty.any()):
         layer = find_range(
@@ -51,9 +56,9 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
     return ends
 
 
-def _ends(weight: Tensor, rule: spec.WeightRange | None) -> Tensor:
+def _ends(weight: Tensor, settings: spec.Weights) -> Tensor:
     values = weight.detach().float()
-    match rule:
+    match rule := settings.range:
         case None:
             return torch.tensor([-torch.inf, torch.inf], device=weight.device)
         case spec.StdRange():
@@ -64,6 +69,21 @@ def _ends(weight: Tensor, rule: spec.WeightRange | None) -> Tensor:
             return torch.stack([-half, half])
         case spec.PercentileRange():
             return percentiles(values, rule.low, rule.high)
+        case spec.MinMaxRange():
+            return torch.stack(torch.aminmax(values))
+        case spec.LeastSquaresRange():
+            stream = Stream()
+            stream.add(values)
+            resolution = RESOLUTION if stream.is_rounded else 0.0
+            ends = fit(rule, *stream.values(), settings.bits, settings.grid, resolution)
+            return torch.stack(ends).to(weight.device)
         case spec.FixedRange():
             return torch.tensor([rule.min, rule.max], device=weight.device)
     raise AssertionError(f"unhandled weight range {rule!r}")
+
+
+def _least_squares_a_row(rows: Tensor, settings: spec.Weights) -> Tensor:
+    values = rows.float().t().sort(0).values
+    counts = torch.ones(len(values), dtype=torch.long, device=rows.device)
+    rule = spec.LeastSquaresRange()
+    return torch.stack(fit(rule, values, counts, settings.bits, settings.grid))

@@ -36,6 +36,7 @@ LAYER_KEY: Final = "layer_ann"
 Form = Literal["flat", "functions"]
 Arithmetic = Literal["float", "integer", "qdq"]
 GridKind = Literal["affine", "symmetric"]
+Extent = Literal["tensor", "array", "channel", "vector"]
 # What a region computes: an operator of the target's schema, or linear products side by side,
 # y[..., g, t, n] = sum_k x[..., g, t, k] w[g, n, k].
 Kind = Operator | Literal["batched_linear"]
@@ -46,18 +47,29 @@ class _Part(BaseModel):
 
 
 class ConverterEntry(_Part):
-    """A DAC or an ADC: ``clamp(round(v / scale), low, high)``, a zero-centred code."""
+    """A DAC or an ADC: ``clamp(round(v / scale), low, high)``, a zero-centred code.
+
+    Of a DAC with a range for every vector, ``range`` and ``scale`` are those of a vector that spans
+    1, and ``low`` and ``high`` the codes that any vector may have; the range reaches from a
+    vector's smallest value or 0 to its largest or 0 (affine), or around 0 to its largest magnitude.
+    """
 
     bits: int = Field(ge=1, le=16, description="Resolution.")
     grid: GridKind = Field(description="affine: with a zero point; symmetric: around zero.")
-    range: tuple[float, float] | None = Field(
-        description="Calibrated minimum and maximum; null: every sum that a tile can produce."
+    extent: Extent = Field(
+        default="tensor",
+        description="Whose range it is. tensor: of all values; array: of all columns as each "
+        "counts, in the units of the column with the widest weights; channel: one an output "
+        "channel; vector: one an input vector, found at run time.",
+    )
+    range: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = Field(
+        description="Minimum and maximum; null: every sum that a tile can produce."
     )
     scale: float | tuple[float, ...] = Field(
         description="Step in the units of the tensor; one number, or one an output channel."
     )
-    low: int = Field(description="Smallest zero-centred code.")
-    high: int = Field(description="Largest zero-centred code.")
+    low: int | tuple[int, ...] = Field(description="Smallest zero-centred code.")
+    high: int | tuple[int, ...] = Field(description="Largest zero-centred code.")
     step: float | tuple[float, ...] | None = Field(
         default=None,
         description="ADC only: step in accumulated codes, float32(scale / (s_x s_w)); one number, "

@@ -76,17 +76,13 @@ def _weights(array: WeightArray) -> str:
     if array.range.ndim > 1:
         return f"{bits}{array.range.shape[1]} channels"
     low, high = array.range.tolist()
-    return f"{bits}{_span(low, high)}"
+    ends = f"±{high:.3g}" if low == -high else f"[{low:.3g}, {high:.3g}]"
+    return f"{bits}{ends}"
 
 
 def _converter(converter: Converter) -> str:
     if converter.bits is None:
         return "-"
-    if converter.scale is None:
+    if converter.scale is None and not converter.covers_all:
         return f"{converter.bits} b, uncalibrated"
-    low, high = converter.range.tolist()
-    return f"{converter.bits} b {_span(low, high)}"
-
-
-def _span(low: float, high: float) -> str:
-    return f"±{high:.3g}" if low == -high else f"[{low:.3g}, {high:.3g}]"
+    return f"{converter.bits} b {converter.described}"

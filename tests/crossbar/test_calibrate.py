@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from analogize import Target, analogize, calibrate
-from analogize.crossbar.calibrate import Sample
 from analogize.crossbar.ops import operators
 from analogize.errors import CalibrationError
 
@@ -18,7 +17,7 @@ Make = Callable[..., Target]
 
 @pytest.fixture
 def percentile_target(make_target: Make) -> Target:
-    converter = {"bits": 8}
+    converter = {"bits": 8, "range": {"kind": "percentile"}}
     return make_target(dac=converter, adc=converter)
 
 
@@ -95,24 +94,45 @@ def test_an_empty_loader_is_refused_at_once(percentile_target: Target) -> None:
         analogize(nn.Sequential(nn.Linear(5, 4)), percentile_target, [])
 
 
-def test_a_sample_of_a_long_stream_is_uniform() -> None:
-    """Each tenth of the stream gets its tenth of the sample, within the binomial error."""
-    sample = Sample(capacity=5000)
-    for part in range(10):
-        sample.add(torch.full((2000,), float(part)))
-    assert sample.seen == 20_000
-    assert sample.kept.numel() == 5000
-    counts = (
-        sample.kept.bincount()
-        if sample.kept.dtype == torch.long
-        else torch.bincount(sample.kept.long(), minlength=10)
-    )
-    assert int((counts - 500).abs().max()) < 5 * (5000 * 0.1 * 0.9) ** 0.5 + 10
+@pytest.mark.parametrize("rule", ["percentile", "minmax", "std", "mse"])
+def test_a_range_is_the_same_whatever_the_batches(make_target: Make, rule: str) -> None:
+    multiple = {"multiple": 3.0} if rule == "std" else {}
+    converter = {"bits": 6, "range": {"kind": rule} | multiple}
+    target = make_target(dac=converter, adc=converter)
+    x, layer, found = torch.randn(400, 5), nn.Linear(5, 4), []
+    for batches in ([x], list(x.split(7))):
+        (op,) = operators(analogize(layer, target, batches))
+        found.append(op.dac.range)
+    assert torch.equal(*found)
+    low, high = found[0]
+    assert x.min() <= low < 0 < high <= x.max()
+    if rule == "minmax":
+        assert [low, high] == [x.min(), x.max()]
+    if rule == "std":
+        mean, half = x.mean(), 3 * x.std(correction=0)
+        expected = torch.stack([mean - half, mean + half]).clamp(x.min(), x.max())
+        torch.testing.assert_close(found[0], expected)
 
 
-def test_a_short_stream_is_kept_whole() -> None:
-    sample = Sample(capacity=100)
-    parts = torch.randn(3, 30)
-    for part in parts:
-        sample.add(part)
-    assert torch.equal(sample.kept, parts.flatten())
+def test_columns_of_zeros_take_a_range_too(make_target: Make) -> None:
+    layer = nn.Linear(5, 3, bias=False)
+    with torch.no_grad():
+        layer.weight[1] = 0
+    adc = {"bits": 8, "granularity": "channel", "range": {"kind": "minmax"}}
+    x = torch.randn(50, 5)
+    (op,) = operators(analogize(layer, make_target(dac={"bits": 8}, adc=adc), [x]))
+    y = layer(x)
+    torch.testing.assert_close(op.adc.range[:, 0], torch.stack(torch.aminmax(y[:, 0])).detach())
+    assert op.adc.range[0, 1] < op.adc.range[1, 1]
+
+
+def test_a_recurrent_layer_is_calibrated_over_all_its_steps(make_target: Make) -> None:
+    converter = {"bits": 8, "range": {"kind": "minmax"}}
+    model = nn.LSTM(6, 8, batch_first=True)
+    x = torch.randn(3, 40, 6)
+    analog = analogize(model, make_target(dac=converter, adc=converter), [(x,)])
+    hidden = model(x)[0]
+    recurrent = next(op for op in operators(analog) if "hh" in op.region.name)
+    # The last step's state enters no product.
+    low, high = torch.aminmax(hidden[:, :-1])
+    torch.testing.assert_close(recurrent.dac.range, torch.stack([low.clamp(max=0), high]).detach())

@@ -120,7 +120,8 @@ def test_the_adc_is_calibrated_on_partial_sums(x: Tensor) -> None:
     parts = torch.stack(
         [rows[:, k : k + 8] @ layer.weight[:, k : k + 8].T for k in range(0, 64, 8)]
     )
-    (op,) = operators(analogize(layer, target(rows=8, adc={"bits": 8}), [rows]))
+    percentiles = {"bits": 8, "range": {"kind": "percentile"}}
+    (op,) = operators(analogize(layer, target(rows=8, adc=percentiles), [rows]))
     assert_close(float(op.adc.range[1]), float(parts.detach().quantile(0.999)), rtol=0.01, atol=0)
 
 

@@ -98,6 +98,24 @@ TARGETS = {
     "4 bits symmetric": changed("pcm_8bit", dac={"grid": "symmetric", "bits": 4}),
     "12 bits symmetric": changed("pcm_8bit", dac={"grid": "symmetric", "bits": 12}),
     "no adc": changed("pcm_8bit", adc={"bits": None}),
+    "a range a column": changed(
+        "pcm_8bit",
+        weights={"granularity": "channel"},
+        adc={"granularity": "channel", "range": {"kind": "minmax"}},
+    ),
+    "a range a vector": changed(
+        "pcm_8bit", weights={"granularity": "channel"}, dac={"range": {"kind": "vector"}}
+    ),
+    "a symmetric range a vector": changed(
+        "pcm_8bit",
+        dac={"range": {"kind": "vector"}, "grid": "symmetric"},
+        adc={"granularity": "channel", "range": {"kind": "mse"}, "grid": "symmetric"},
+    ),
+    "bound": changed(
+        "pcm_8bit",
+        weights={"granularity": "channel"},
+        adc={"range": {"kind": "bound", "bound": 10.0}, "grid": "symmetric"},
+    ),
 }
 
 
@@ -106,6 +124,8 @@ CASES = [
     *((target, "flat") for target in TARGETS),
     ("4bit", "functions"),
     ("channel affine", "functions"),
+    ("a range a column", "functions"),
+    ("a range a vector", "functions"),
 ]
 
 

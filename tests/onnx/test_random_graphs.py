@@ -23,9 +23,12 @@ from analogize.targets.spec import (
     Converter,
     FullRange,
     GaussianNoise,
+    LeastSquaresRange,
+    MinMaxRange,
     PercentileRange,
     StdRange,
     Target,
+    VectorRange,
     Weights,
 )
 
@@ -59,6 +62,9 @@ LAYERS = st.lists(
 GRIDS = st.sampled_from(["affine", "symmetric"])
 
 
+RULES = st.sampled_from([PercentileRange(), MinMaxRange(), LeastSquaresRange()])
+
+
 def arrays(digits: bool) -> st.SearchStrategy[Array | None]:
     """No tiles, or small ones that convert their own sums, of digits too where they may be."""
     sizes = st.integers(3, 12)
@@ -82,11 +88,18 @@ def targets(draw: st.DrawFn) -> Target:
             granularity=draw(st.sampled_from(["tensor", "channel"])),
         ),
         noise=(GaussianNoise(eta=0.02),),
-        dac=Converter(bits=draw(bits), grid=draw(GRIDS)),
+        dac=Converter(
+            bits=draw(bits),
+            grid=draw(GRIDS),
+            range=draw(st.sampled_from([LeastSquaresRange(), VectorRange()])),
+        ),
         adc=Converter(
             bits=draw(bits),
             grid="symmetric" if full else draw(GRIDS),
-            range=FullRange() if full else PercentileRange(),
+            range=FullRange()
+            if full
+            else draw(st.sampled_from([PercentileRange(), MinMaxRange()])),
+            granularity="tensor" if full else draw(st.sampled_from(["tensor", "channel"])),
         ),
         array=draw(arrays(digits=full)),
     )

@@ -18,6 +18,8 @@ from analogize.targets.spec import (
     FixedSNRNoise,
     GaussianNoise,
     Grid,
+    LeastSquaresRange,
+    MinMaxRange,
     PercentileRange,
     StdRange,
     Weights,
@@ -62,7 +64,14 @@ def weights(draw: st.DrawFn) -> Weights:
 @st.composite
 def converters(draw: st.DrawFn) -> Converter:
     bits, grid, fixed = draw(grids())
-    return Converter(bits=bits, range=draw(percentile_ranges() | st.just(fixed)), grid=grid)
+    ranges = st.one_of(
+        percentile_ranges(),
+        st.just(fixed),
+        st.just(MinMaxRange()),
+        st.just(LeastSquaresRange()),
+        st.builds(StdRange, multiple=widths),
+    )
+    return Converter(bits=bits, range=draw(ranges), grid=grid)
 
 
 @st.composite
@@ -197,7 +206,7 @@ def test_a_target_is_immutable() -> None:
         ({"weights": {"range": {"kind": "percentile", "low": 50, "high": 50}}}, "below high"),
         ({"dac": {"range": {"kind": "percentile", "low": -1}}}, "greater than or equal to 0"),
         ({"dac": {"range": {"kind": "percentile", "high": 101}}}, "less than or equal to 100"),
-        ({"dac": {"range": {"kind": "std", "multiple": 2}}}, "does not match any"),
+        ({"dac": {"range": {"kind": "absmax"}}}, "does not match any"),
         ({"dac": {"bits": 4, "range": {"kind": "fixed", "min": 1, "max": 2}}}, "contain 0"),
         ({"weights": {"bits": 4, "range": {"kind": "fixed", "min": -2, "max": -1}}}, "contain 0"),
         (

@@ -227,7 +227,7 @@ class _Loader:
         op = AnalogOp(array, product, target, region)
         for converter, known in ((op.dac, entry.dac), (op.adc, entry.adc)):
             if known is not None and known.range is not None:
-                converter.calibrate(*known.range)
+                converter.calibrate(*torch.tensor(known.range))
         op.refresh()
         op.mode = _MODES[entry.noise.exported]
         self.paths[entry.id] = f"analog_{len(self.paths)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from analogize.errors import ExportError
 from analogize.onnx.manifest import ConverterEntry, RegionEntry, TileEntry
 from analogize.product import BatchedLinear, Convolution, Linear, Product
@@ -98,4 +100,10 @@ def _converter(entry: ConverterEntry | None) -> spec.Converter:
         return spec.Converter()
     if entry.range is None:
         return spec.Converter(bits=entry.bits, grid=entry.grid, range=spec.FullRange())
-    return spec.Converter(bits=entry.bits, grid=entry.grid)
+    if entry.extent == "vector":
+        return spec.Converter(bits=entry.bits, grid=entry.grid, range=spec.VectorRange())
+    if entry.extent == "tensor":
+        fixed = spec.FixedRange(min=-1.0, max=1.0)
+        return spec.Converter(bits=entry.bits, grid=entry.grid, range=fixed)
+    granularity: Literal["tensor", "channel"] = "channel" if entry.extent == "channel" else "tensor"
+    return spec.Converter(bits=entry.bits, grid=entry.grid, granularity=granularity)

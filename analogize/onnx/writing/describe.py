@@ -58,8 +58,9 @@ def _dac(op: AnalogOp) -> manifest.ConverterEntry | None:
     dac = op.dac
     if dac.bits is None or dac.scale is None:
         return None
-    low, high = int(dac.low), int(dac.high)
-    return _converter(dac, _pair(dac.range), float(dac.scale), low, high)
+    low, high = int(op._stages.x_low), int(op._stages.x_high)
+    extent: manifest.Extent = "vector" if dac.follows_vectors else "tensor"
+    return _converter(dac, extent, _pair(dac.range), float(dac.scale), low, high)
 
 
 def _adc(op: AnalogOp) -> manifest.ConverterEntry | None:
@@ -67,17 +68,28 @@ def _adc(op: AnalogOp) -> manifest.ConverterEntry | None:
     if adc.bits is None or stages.step is None or stages.y_scale is None:
         return None
     ends = None if adc.covers_all else _pair(adc.range)
-    low, high = int(stages.y_low), int(stages.y_high)
-    return _converter(adc, ends, _numbers(stages.y_scale), low, high, _numbers(stages.step))
+    low, high = _integers(stages.y_low), _integers(stages.y_high)
+    extent: manifest.Extent = "tensor" if stages.shares is None else "array"
+    if adc.range.ndim > 1:
+        extent = "channel"
+    scale, step = _numbers(stages.y_scale), _numbers(stages.step)
+    return _converter(adc, extent, ends, scale, low, high, step)
 
 
 def _converter(
-    converter: Converter, ends: Any, scale: Any, low: int, high: int, step: Any = None
+    converter: Converter,
+    extent: manifest.Extent,
+    ends: Any,
+    scale: Any,
+    low: Any,
+    high: Any,
+    step: Any = None,
 ) -> manifest.ConverterEntry:
     assert converter.bits is not None
     return manifest.ConverterEntry(
         bits=converter.bits,
         grid=converter.kind,
+        extent=extent,
         range=ends,
         scale=scale,
         low=low,
@@ -181,7 +193,7 @@ def _numbers(values: Tensor) -> Any:
 
 def _integers(values: Any) -> Any:
     if isinstance(values, Tensor) and values.ndim:
-        return tuple(int(v) for v in values.tolist())
+        return tuple(int(v) for v in values.flatten().tolist())
     return int(values)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from analogize.onnx.manifest import Arithmetic
 from analogize.onnx.writing.body import Body, array
@@ -64,14 +65,14 @@ def emit(
     if op.tiles is not None:
         codes, held = dac(body, plan, x), weights(body, plan, weight)
         y = tiled_sum(body, plan, op.tiles, codes, held, rank, output_padding)
-        y = rescale(body, plan, y)
+        y = rescale(body, plan, y, x)
     elif arithmetic == "integer" and takes_integers(plan):
-        y = _convert(body, plan, _integer_product(body, plan, x, weight), arithmetic)
+        y = _convert(body, plan, _integer_product(body, plan, x, weight), x, arithmetic)
     else:
-        x, held = dac(body, plan, x), noisy_weights(body, plan, weights(body, plan, weight))
-        acc = multiply(body, plan, x, held, output_padding)
-        acc = noisy_product(body, plan, acc, x, held, op.array.shape, output_padding)
-        y = _convert(body, plan, acc, arithmetic)
+        codes, held = dac(body, plan, x), noisy_weights(body, plan, weights(body, plan, weight))
+        acc = multiply(body, plan, codes, held, output_padding)
+        acc = noisy_product(body, plan, acc, codes, held, op.array.shape, output_padding)
+        y = _convert(body, plan, acc, x, arithmetic)
     y = compensate(body, plan, y)
     return body.add("mac", "unbatch", "Squeeze", [y, body.integers((0,))]) if unbatched else y
 
@@ -88,6 +89,7 @@ def takes_integers(plan: RegionPlan) -> bool:
         and zero is not None
         and zero.ndim == 0
         and plan.op.dac.scale is not None
+        and not plan.op.dac.follows_vectors
         and not plan.op.array.folded
         and dac_codes(plan).limits is None
         and dac_codes(plan).width == 8
@@ -108,15 +110,25 @@ def _integer_product(body: Body, plan: RegionPlan, x: ir.Value, weight: ir.Value
     return body.add("mac", "cast", "Cast", [acc], {"to": int(ir.DataType.FLOAT)})
 
 
-def _convert(body: Body, plan: RegionPlan, acc: ir.Value, arithmetic: Arithmetic) -> ir.Value:
-    """The output in the model's own units."""
+def _convert(
+    body: Body, plan: RegionPlan, acc: ir.Value, x: ir.Value, arithmetic: Arithmetic
+) -> ir.Value:
+    """The output in the model's own units; ``x`` went in."""
     stages = plan.op._stages
     if stages.step is None or stages.y_scale is None:
-        return rescale(body, plan, acc)
-    step, y_scale, codes = array(stages.step), array(stages.y_scale), adc_codes(plan)
-    fuses = codes.limits is None and step.ndim == 0 and y_scale.ndim == 0
-    if arithmetic == "qdq" and plan.kind == "none" and fuses:
-        stored, zero = quantize(body, "adc", "quantize", codes, acc, step)
+        return rescale(body, plan, acc, x)
+    if arithmetic == "qdq" and plan.kind == "none" and _fuses(plan):
+        step, y_scale = array(stages.step), array(stages.y_scale)
+        stored, zero = quantize(body, "adc", "quantize", adc_codes(plan), acc, step)
         inputs = [stored, body.constant("adc/y_scale", np.asarray(y_scale)), zero]
         return body.add("adc", "dequantize", "DequantizeLinear", inputs)
-    return rescale(body, plan, convert(body, plan, acc))
+    return rescale(body, plan, convert(body, plan, acc), x)
+
+
+def _fuses(plan: RegionPlan) -> bool:
+    """Whether one quantization with one scale is what the ADC does."""
+    stages = plan.op._stages
+    if stages.spans is not None or isinstance(stages.y_low, Tensor):
+        return False
+    numbers = [s for s in (stages.step, stages.y_scale) if s is not None]
+    return adc_codes(plan).limits is None and all(s.ndim == 0 for s in numbers)

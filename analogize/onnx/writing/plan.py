@@ -141,7 +141,7 @@ def _bound(op: AnalogOp, weights: Tensor) -> float | None:
     """
     if op.dac.scale is None or op.array.scale is None or op.array.folded:
         return None
-    high, low = max(float(op.dac.high), 0.0), max(-float(op.dac.low), 0.0)
+    high, low = max(op._stages.x_high, 0.0), max(-op._stages.x_low, 0.0)
     if op.tiles is None:
         return _largest(per_channel(op.product, weights), high, low)
     if op.tiles.input_bits is not None:

@@ -8,7 +8,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
+from analogize.crossbar.spans import Spans
 from analogize.onnx.writing.body import ONE, Array, Body, array
 from analogize.onnx.writing.plan import RegionPlan
 from analogize.product import Convolution
@@ -55,8 +57,10 @@ def dac_codes(plan: RegionPlan) -> Codes:
 
 
 def adc_codes(plan: RegionPlan) -> Codes:
-    """The ADC's codes; the ADC has bits."""
+    """The ADC's codes; the ADC has bits, and one range for all columns."""
     stages = plan.op._stages
+    assert isinstance(stages.y_low, float)
+    assert isinstance(stages.y_high, float)
     return Codes(plan.op.adc.bits or 0, stages.y_low, stages.y_high)
 
 
@@ -74,6 +78,8 @@ def dac(body: Body, plan: RegionPlan, x: ir.Value) -> ir.Value:
     """Zero-centred input codes as floats."""
     if plan.op.dac.scale is None:
         return x
+    if plan.op._stages.spans is not None:
+        return vector_codes(body, plan.op._stages.spans, array(plan.op.dac.scale), x)
     codes = dac_codes(plan)
     stored, zero = quantize(body, "dac", "quantize", codes, x, array(plan.op.dac.scale))
     one = body.constant("one", ONE)
@@ -134,24 +140,71 @@ def conv_attributes(plan: RegionPlan, product: Convolution) -> dict[str, Any]:
 
 def convert(body: Body, plan: RegionPlan, acc: ir.Value, end: str = "") -> ir.Value:
     """The ADC's zero-centred codes of accumulated units, as floats; ``end`` parts its names."""
-    step, codes = plan.op._stages.step, adc_codes(plan)
-    assert step is not None, "the ADC has bits"
-    acc = body.add("adc", f"{end}divide", "Div", [acc, body.constant("adc/step", array(step))])
+    stages = plan.op._stages
+    assert stages.step is not None, "the ADC has bits"
+    steps = body.constant("adc/step", array(stages.step))
+    acc = body.add("adc", f"{end}divide", "Div", [acc, steps])
+    if isinstance(stages.y_low, Tensor) and isinstance(stages.y_high, Tensor):
+        # QuantizeLinear takes a zero point a channel along one axis only, and Clip none.
+        low, high = (array(codes) for codes in (stages.y_low, stages.y_high))
+        acc = body.add("adc", f"{end}round", "Round", [acc])
+        acc = body.add("adc", f"{end}raise", "Max", [acc, body.constant("adc/low", low)])
+        return body.add("adc", f"{end}lower", "Min", [acc, body.constant("adc/high", high)])
+    codes = adc_codes(plan)
     stored, zero = quantize(body, "adc", f"{end}quantize", codes, acc, ONE)
     one = body.constant("one", ONE)
     y = body.add("adc", f"{end}dequantize", "DequantizeLinear", [stored, one, zero])
     return _clip(body, "adc", f"{end}clip", y, codes)
 
 
-def rescale(body: Body, plan: RegionPlan, y: ir.Value) -> ir.Value:
-    """ADC codes, or accumulated units without an ADC, in the model's own units."""
+def rescale(body: Body, plan: RegionPlan, y: ir.Value, x: ir.Value) -> ir.Value:
+    """ADC codes, or accumulated units without an ADC, in the model's own units; ``x`` went in."""
     stages, name = plan.op._stages, "adc/y_scale"
     factor = stages.y_scale
     if stages.step is None:
         factor, name = stages.gain, "gain"
-    if factor is None:
+    if factor is not None:
+        y = body.add("adc", "rescale", "Mul", [y, body.constant(name, array(factor))])
+    if stages.spans is None:
         return y
-    return body.add("adc", "rescale", "Mul", [y, body.constant(name, array(factor))])
+    span, _ = measure(body, stages.spans, x)
+    if stages.spans.drops:
+        span = body.add("adc", "span", "Squeeze", [span, body.integers((-1,))])
+    return body.add("adc", "multiply", "Mul", [y, span])
+
+
+def measure(body: Body, spans: Spans, x: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+    """Span of every vector of ``x``, and its smallest value or 0, which a symmetric DAC lacks."""
+    zero, one = body.number("dac/nothing", 0.0), body.constant("one", ONE)
+    axes = body.integers(spans.dims)
+    if spans.symmetric:
+        size = body.add("dac", "magnitude", "Abs", [x])
+        span, low = body.add("dac", "largest", "ReduceMax", [size, axes], {"keepdims": 1}), None
+    else:
+        low = body.add("dac", "smallest", "ReduceMin", [x, axes], {"keepdims": 1})
+        low = body.add("dac", "bottom", "Min", [low, zero])
+        high = body.add("dac", "largest", "ReduceMax", [x, axes], {"keepdims": 1})
+        high = body.add("dac", "top", "Max", [high, zero])
+        span = body.add("dac", "range", "Sub", [high, low])
+    varies = body.add("dac", "varies", "Greater", [span, zero])
+    return body.add("dac", "span", "Where", [varies, span, one]), low
+
+
+def vector_codes(body: Body, spans: Spans, scale: Array, x: ir.Value) -> ir.Value:
+    """Zero-centred codes of ``x`` on a range for every vector."""
+    span, low = measure(body, spans, x)
+    step = body.add("dac", "step", "Mul", [span, body.constant("dac/scale", scale)])
+    codes = body.add("dac", "divide", "Div", [x, step])
+    codes = body.add("dac", "round", "Round", [codes])
+    steps = body.number("dac/steps", spans.steps)
+    if low is None:
+        ends = [body.number("dac/low", -spans.steps), steps]
+        return body.add("dac", "clip", "Clip", [codes, *ends])
+    first = body.add("dac", "first", "Div", [low, step])
+    first = body.add("dac", "first_code", "Round", [first])
+    last = body.add("dac", "last_code", "Add", [first, steps])
+    codes = body.add("dac", "raise", "Max", [codes, first])
+    return body.add("dac", "lower", "Min", [codes, last])
 
 
 def compensate(body: Body, plan: RegionPlan, y: ir.Value) -> ir.Value:
