@@ -22,7 +22,7 @@ BAD_FILES = {
     ),
     "unknown key in a part": (
         "schema: 1\ndac:\n  bit: 8\n",
-        [(3, "dac.bit", ["unknown key", "'bits'", "Allowed here: bits, range, grid"])],
+        [(3, "dac.bit", ["unknown key", "'bits'", "Allowed here: bits, range, granularity, grid"])],
     ),
     "unknown key in one of several kinds": (
         "schema: 1\nweights:\n  range:\n    kind: std\n    multiple: 2\n    std: 3\n",
@@ -107,7 +107,7 @@ BAD_FILES = {
                 "weights.range.kind",
                 [
                     "'percentiles' is not allowed",
-                    "std, percentile, absmax, fixed",
+                    "std, percentile, absmax, minmax, mse, fixed",
                     "did you mean 'percentile'?",
                 ],
             )
@@ -115,7 +115,7 @@ BAD_FILES = {
     ),
     "a weight range for a converter": (
         "schema: 1\ndac:\n  range: {kind: absmax}\n",
-        [(3, "dac.range.kind", ["'absmax' is not allowed", "percentile, fixed"])],
+        [(3, "dac.range.kind", ["'absmax' is not allowed", "percentile, minmax, std, mse"])],
     ),
     "missing kind": (
         "schema: 1\nnoise:\n  - modl: gaussian\n    eta: 0.1\n",

@@ -163,17 +163,19 @@ def test_to_yaml_spells_out_every_default() -> None:
         "compensation": "none",
         "dac": {
             "bits": None,
-            "range": {"kind": "percentile", "low": 0.1, "high": 99.9},
+            "range": {"kind": "mse"},
+            "granularity": "tensor",
             "grid": "affine",
         },
         "adc": {
             "bits": None,
-            "range": {"kind": "percentile", "low": 0.1, "high": 99.9},
+            "range": {"kind": "mse"},
+            "granularity": "tensor",
             "grid": "affine",
         },
         "array": None,
         "cost": None,
-        "digital": {"operators": [], "names": []},
+        "digital": {"operators": [], "names": [], "ends": False},
         "overrides": [],
     }
 
