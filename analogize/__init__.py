@@ -18,6 +18,8 @@ from analogize.api import analogize
 from analogize.capture.composites import register_operator
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
+from analogize.crossbar.chip_data import Chip
+from analogize.crossbar.reading_back import read_chip
 from analogize.errors import AnalogizeError
 from analogize.evaluation.adapt import Adaptation, Adapted, adapt
 from analogize.evaluation.recalibrate import Recalibration, recalibrate
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         mutual_information,
         sensitivity,
     )
+    from analogize.chips.files import load_chip, save_chip
     from analogize.evaluation.evaluation import Evaluation
     from analogize.evaluation.montecarlo import evaluate
     from analogize.onnx.reading.load import load_onnx
@@ -54,6 +57,7 @@ __all__ = [
     "AnalogModule",
     "AnalogizeError",
     "Census",
+    "Chip",
     "Distillation",
     "Evaluation",
     "Exported",
@@ -77,17 +81,20 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "load",
+    "load_chip",
     "load_onnx",
     "mismatch",
     "mutual_information",
     "noise_level",
     "noise_mode",
     "program",
+    "read_chip",
     "read_regions",
     "recalibrate",
     "regions",
     "register_operator",
     "save",
+    "save_chip",
     "sensitivity",
     "summary",
     "to_digital",
@@ -108,6 +115,8 @@ _ON_FIRST_USE = {
     "digital_state": "analogize.saving.digital",
     "distill": "analogize.training.train",
     "evaluate": "analogize.evaluation.montecarlo",
+    "load_chip": "analogize.chips.files",
+    "save_chip": "analogize.chips.files",
     "export_onnx": "analogize.onnx.writing.export",
     "load": "analogize.saving.restore",
     "load_onnx": "analogize.onnx.reading.load",

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from analogize.crossbar import noise
+from analogize.crossbar.chip_data import ArrayData
+from analogize.crossbar.conductances import Drawn, simulate_cells
 from analogize.crossbar.converter import FixedRange
 from analogize.crossbar.seeds import no_chip, outdated, region_seed, versions
 from analogize.crossbar.weight_range import find_range
-from analogize.devices.cells import Reading, full_scale, simulate
+from analogize.devices.cells import Reading, full_scale
 from analogize.devices.compensation import factors
 from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
 from analogize.devices.wires import Layout
-from analogize.product import Product, per_channel
+from analogize.product import Product
 from analogize.quantize import Bound, Grid, clamp, to_codes
 from analogize.targets import spec
 from analogize.targets.noise import acts_on_devices
@@ -44,6 +46,7 @@ class WeightArray(FixedRange):
         cell_bits: bits of a weight that one pair of cells holds, or None for all of them.
         chip: the programmed weights in array units, or None; digits first where cells hold digits.
         correction: what the chip's output is multiplied by digitally, viewed against it, or None.
+        origin: how the chip was drawn, or the data that it was given as; None without a chip.
     """
 
     chip: Tensor | None
@@ -64,6 +67,7 @@ class WeightArray(FixedRange):
         self.conductance, self.compensation = target.conductance, target.compensation
         self.register_buffer("chip", None, persistent=False)
         self.register_buffer("correction", None, persistent=False)
+        self.origin: Drawn | ArrayData | None = None
         self._programmed_version: int | None = None
         self._behind: tuple[Tensor, ...] = ()
 
@@ -197,23 +201,12 @@ class WeightArray(FixedRange):
     ) -> Tensor:
         total = clean
         if any(acts_on_devices(model) and not noise.is_silent(model) for model in self.noise):
-            total = self._simulate(clean, reading)
+            total = simulate_cells(self, clean, reading)
         for model in self.noise:
             deviation = noise.draw(model, clean, low, high, generator)
             if deviation is not None:
                 total = deviation.add_(total)
         return total
-
-    def _simulate(self, clean: Tensor, reading: Reading) -> Tensor:
-        assert self.conductance is not None, "the target's schema asks for it"
-        operands = self.conductance, self.noise, reading, self.name, self.layout
-        if self.conductance.scale != "column":
-            return simulate(clean, self.full, *operands)
-        largest = per_channel(self.product, clean).abs().amax(1)
-        # A column of zeros is multiplied by zero, its own scale; cells are asked for any other.
-        full = self.product.channels(largest.where(largest > 0, 1), clean.shape)
-        own = self.product.channels(largest.sign(), clean.shape)
-        return simulate(clean, full, *operands) * own
 
     def digits(self, clean: Tensor) -> Tensor:
         """Clean codes as the digits that cells hold, stacked; themselves without bit slicing."""
@@ -291,14 +284,23 @@ class WeightArray(FixedRange):
             correction = factors(before, now, self.product, rule == "column")
             if correction.ndim:
                 correction = self.product.output_channels(correction)
-        self.hold(weight, chip, correction, behind)
+        drawn = Drawn(self._reading(seed, drift_time, cycle, name), self.noise)
+        self.hold(weight, chip, correction, behind, drawn)
 
     def hold(
-        self, weight: Tensor, chip: Tensor, correction: Tensor | None, behind: tuple[Tensor, ...]
+        self,
+        weight: Tensor,
+        chip: Tensor,
+        correction: Tensor | None,
+        behind: tuple[Tensor, ...],
+        origin: Drawn | ArrayData | None = None,
     ) -> None:
         """Keep ``chip`` as that of ``weight`` as it is now; see ``program`` for ``behind``."""
-        self.chip, self.correction = chip, correction
+        self.chip, self.correction, self.origin = chip, correction, origin
         self._behind, self._programmed_version = behind, versions(weight, behind)
+
+    def _reading(self, seed: int, drift_time: float, cycle: int, name: str | None) -> Reading:
+        return Reading(Draws(f"{seed}/{self.name if name is None else name}"), drift_time, cycle)
 
     @torch.no_grad()
     def draw(
@@ -318,7 +320,7 @@ class WeightArray(FixedRange):
         # Another cycle is another draw; the first keeps the seed that it always had.
         again = f" cycle {cycle}" if cycle else ""
         generator = torch.Generator("cpu").manual_seed(region_seed(seed, name + again))
-        reading = Reading(Draws(f"{seed}/{name}"), drift_time, cycle)
+        reading = self._reading(seed, drift_time, cycle, name)
         clean = self.clean(weight.detach())
         chip = self.noisy(clean, generator, reading)
         return chip.clone() if chip is clean else chip
@@ -341,7 +343,7 @@ class WeightArray(FixedRange):
 
     def erase(self) -> None:
         """Forget the programmed chip."""
-        self.chip = self.correction = None
+        self.chip = self.correction = self.origin = None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

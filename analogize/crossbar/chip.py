@@ -12,6 +12,8 @@ from torch.autograd.graph import increment_version
 
 from analogize.crossbar import noise
 from analogize.crossbar.array import WeightArray
+from analogize.crossbar.chip_data import Chip
+from analogize.crossbar.given import give, require_fitting
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
@@ -33,7 +35,7 @@ def regions(model: nn.Module) -> tuple[Region, ...]:
 
 def program(
     model: nn.Module,
-    seed: int,
+    seed: int | Chip,
     *,
     drift_time: float | str = 0.0,
     compensation: Compensation | None = None,
@@ -50,7 +52,8 @@ def program(
 
     Args:
         model: a rewritten model, or any module with rewritten parts.
-        seed: the chip's number.
+        seed: the chip's number; or a ``Chip``: measured conductances, a defect map, or a chip that
+            ``read_chip`` read. What it was measured at is its time and cycle.
         drift_time: when the chip is read, counted from programming (from the first reading, where
             the target's models define one): seconds, or text such as ``"1 day"``. Targets whose
             devices neither drift nor relax know no other time than 0.
@@ -63,7 +66,7 @@ def program(
     Raises:
         ChipError: the model has no analog operator; an unknown compensation; or a time that is
             none, outside the range that a noise model was measured in, or after 0 where nothing
-            in the target changes with time.
+            in the target changes with time; or a ``Chip`` that does not fit the model.
     """
     if compensation is not None and compensation not in get_args(Compensation):
         allowed = ", ".join(map(repr, get_args(Compensation)))
@@ -72,8 +75,14 @@ def program(
     drop_copies(model)
     require_times(model, [time])
     unique = {id(found.op.array): found for found in located(model)}
+    if isinstance(seed, Chip):
+        require_fitting(seed, [name for _, _, name in unique.values()], time, cycle)
     for op, _, name in unique.values():
-        op.array.program(weight_of(op), seed, time, compensation, cycle, _behind(op), name)
+        how = time, compensation, cycle, _behind(op), name
+        if isinstance(seed, Chip):
+            give(op.array, weight_of(op), seed, *how)
+        else:
+            op.array.program(weight_of(op), seed, *how)
 
 
 def require_times(model: nn.Module, times: Iterable[float]) -> None:

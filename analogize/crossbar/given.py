@@ -1,0 +1,74 @@
+"""A chip given as data instead of drawn: measured conductances, defect maps, chips read before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.chip_data import Chip
+from analogize.crossbar.conductances import Drawn, from_data, to_data, with_defects
+from analogize.errors import ChipError
+from analogize.targets.spec import Compensation
+
+
+@torch.no_grad()
+def give(
+    array: WeightArray,
+    weight: Tensor,
+    chip: Chip,
+    time: float,
+    compensation: Compensation | None,
+    cycle: int,
+    behind: tuple[Tensor, ...],
+    name: str,
+) -> None:
+    """Program one array with its part of ``chip``, or with what the chip's seed draws.
+
+    Raises:
+        ChipError: its data do not fit the array.
+    """
+    data = chip.arrays.get(name)
+    if data is None or data.defects is not None:
+        assert chip.seed is not None, "checked"
+        array.program(weight, chip.seed, time, compensation, cycle, behind, name)
+        if data is not None:
+            drawn, before, clean = array.origin, array.chip, array.clean(weight.detach())
+            assert isinstance(drawn, Drawn), "it was drawn just now"
+            assert before is not None, "likewise"
+            held = with_defects(array, clean, before, drawn, data, name)
+            origin = to_data(array, clean, held, drawn, data.defects)
+            array.hold(weight, held, array.correction, behind, origin)
+        return
+    array.settle(weight)
+    held = from_data(array, data, weight.detach(), name)
+    correction = None
+    if data.correction is not None:
+        values = torch.from_numpy(data.correction).to(weight.device, torch.float32)
+        correction = array.product.output_channels(values) if values.numel() > 1 else values[0]
+    array.hold(weight, held, correction, behind, data)
+
+
+def require_fitting(chip: Chip, names: list[str], time: float, cycle: int) -> None:
+    """Refuse a chip of other regions, or one that lacks some without a seed to draw them.
+
+    Raises:
+        ChipError: it does not fit; the message names a region.
+    """
+    unknown = [name for name in chip if name not in names]
+    if unknown:
+        raise ChipError(
+            f"the chip holds the region '{unknown[0]}', and the model has none of that name; its "
+            f"regions are {', '.join(names)}"
+        )
+    drawn = [name for name in names if name not in chip.arrays]
+    partly = [name for name, data in chip.arrays.items() if data.defects is not None]
+    if chip.seed is None and (drawn or partly):
+        raise ChipError(
+            f"the chip holds no cells of '{(drawn or partly)[0]}': measure them too, or give the "
+            "chip a seed, which draws what it lacks"
+        )
+    if len(drawn) + len(partly) < len(names) and (time or cycle):
+        raise ChipError(
+            "a measured chip is what it was when it was measured; leave drift_time and cycle at 0"
+        )

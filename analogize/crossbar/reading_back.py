@@ -1,0 +1,56 @@
+"""A programmed chip read back as data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from analogize.crossbar.chip import regions, weight_of
+from analogize.crossbar.chip_data import ArrayData, Chip
+from analogize.crossbar.conductances import to_data
+from analogize.crossbar.located import located
+from analogize.crossbar.ops import AnalogOp
+from analogize.errors import ChipError
+from analogize.model.parts import report_of
+
+
+def read_chip(model: nn.Module, name: str = "") -> Chip:
+    """The programmed chip as data: the conductances of every cell in siemens, tile by tile.
+
+    ``program(model, chip)`` makes it the same chip again, bit for bit, in another process too
+    (``analogize.chips`` writes and reads files).
+
+    Args:
+        model: a rewritten model, or any module with rewritten parts, that a chip is programmed on.
+        name: what to call the chip.
+
+    Raises:
+        ChipError: no chip is programmed, or the weights have changed since.
+    """
+    if not regions(model):
+        raise ChipError(f"{type(model).__name__} has no analog operator, so it has no chip")
+    report = report_of(model)
+    unique = {id(found.op.array): found for found in located(model)}
+    arrays = {name: _read(op, weight_of(op)) for op, _, name in unique.values()}
+    return Chip(arrays, target="" if report is None else report.target, name=name)
+
+
+def _read(op: AnalogOp, weight: Tensor) -> ArrayData:
+    array = op.array
+    chip = array.programmed(weight)
+    if isinstance(array.origin, ArrayData):
+        return array.origin
+    if array.origin is None:
+        raise ChipError(
+            f"region '{array.name}': its chip was loaded without what its cells were drawn from; "
+            "call program(model, seed) again, or keep the chip with save_chip()"
+        )
+    with torch.no_grad():
+        data = to_data(array, array.clean(weight.detach()), chip, array.origin)
+    stages = {"dac": op.dac, "adc": op.adc}
+    converters = {
+        stage: {"bits": each.bits, "range": each.range.tolist()} for stage, each in stages.items()
+    }
+    return replace(data, settings={"operator": op.region.operator, **converters})
