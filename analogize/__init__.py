@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from analogize.saving.restore import load
     from analogize.saving.store import save
     from analogize.training.distillation import Distillation
+    from analogize.training.ranges import RangeChoice, choose_range
     from analogize.training.train import distill, train_robust
     from analogize.training.training_noise import TrainingNoise
 
@@ -62,6 +63,7 @@ __all__ = [
     "Evaluation",
     "Exported",
     "OnnxRegion",
+    "RangeChoice",
     "Recalibration",
     "Summary",
     "Target",
@@ -72,6 +74,7 @@ __all__ = [
     "bias_variance",
     "calibrate",
     "census",
+    "choose_range",
     "clip_weights",
     "compare",
     "digital_state",
@@ -108,9 +111,11 @@ _ON_FIRST_USE = {
     "Evaluation": "analogize.evaluation.evaluation",
     "Exported": "analogize.onnx.writing.export",
     "OnnxRegion": "analogize.onnx.reading.read",
+    "RangeChoice": "analogize.training.ranges",
     "TrainingNoise": "analogize.training.training_noise",
     "assign": "analogize.analyze",
     "bias_variance": "analogize.analyze",
+    "choose_range": "analogize.training.ranges",
     "compare": "analogize.analyze",
     "digital_state": "analogize.saving.digital",
     "distill": "analogize.training.train",

@@ -25,6 +25,7 @@ from analogize.targets.spec import Target
 from analogize.training.checkpoint import Checkpoint, existing, restoring
 from analogize.training.distillation import Distillation, MakeOptimizer, MakeScheduler
 from analogize.training.objective import Loss
+from analogize.training.shrinking import ShrinkingRanges
 from analogize.training.training_noise import TrainingNoise
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -146,6 +147,7 @@ def train_robust(
     optimizers: tuple[MakeOptimizer | None, MakeOptimizer | None, MakeOptimizer | None] = (None,)
     * 3,
     folder: str | os.PathLike[str] | None = None,
+    shrink_from: float = 1.0,
     **settings: Any,
 ) -> nn.Module:
     """The whole procedure of Noisy Machines, section 5.1, from an untrained model.
@@ -164,6 +166,8 @@ def train_robust(
         epochs: of the three steps; 0 leaves a step out.
         optimizers: of the three steps.
         folder: where each step keeps its checkpoint; nothing is written by default.
+        shrink_from: how many times as wide as its own every range is at the start of the second
+            step, over which it narrows linearly; 1 clips at once.
         settings: any other argument of ``distill``; those of the loss (``alpha`` to ``draws``,
             ``loss``), ``noise`` and ``ema`` apply to the last step only.
 
@@ -187,7 +191,10 @@ def train_robust(
 
     run(0, model, None, plain)
     student = analogize(model, target, train if calibration is None else calibration)
-    run(1, student, None, plain | {"noise": TrainingNoise(eta=0.0)})
+    rest = plain | {"noise": TrainingNoise(eta=0.0)}
+    if shrink_from != 1 and epochs[1]:
+        rest["callbacks"] = [*(plain.get("callbacks") or []), ShrinkingRanges(student, shrink_from)]
+    run(1, student, None, rest)
     quantized = any(op.array.bits is not None for op in operators(student))
     teacher = model if quantized else copy.deepcopy(student)
     run(2, student, teacher, settings | robust)
