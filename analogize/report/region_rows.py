@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import Converter
 from analogize.crossbar.located import Located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
 from analogize.devices.tiles import count
+from analogize.model.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class RegionRow:
         tiles: crossbar tiles the weight matrix occupies, or None without an array size.
         utilization: share of those tiles' cells that hold a weight, or None.
         shares_array_with: name of the region that owns the array, or None if this one does.
+        fill: root mean square of the clipped weights over the end of the range, which the ratio of
+            signal to noise is proportional to; None without a range.
+        clipped: share of the weights at or beyond an end of the range, or None.
     """
 
     region: Region
@@ -36,6 +42,8 @@ class RegionRow:
     tiles: int | None
     utilization: float | None
     shares_array_with: str | None
+    fill: float | None = None
+    clipped: float | None = None
 
 
 def region_rows(ops: Sequence[Located]) -> tuple[RegionRow, ...]:
@@ -47,6 +55,7 @@ def region_rows(ops: Sequence[Located]) -> tuple[RegionRow, ...]:
 def _row(op: AnalogOp, region: Region, owners: dict[int, str]) -> RegionRow:
     owner = owners.setdefault(id(op.array), region.name)
     tiles, utilization = _tiling(op)
+    fill, clipped = _filling(op)
     return RegionRow(
         region=region,
         weights=_weights(op.array),
@@ -56,6 +65,8 @@ def _row(op: AnalogOp, region: Region, owners: dict[int, str]) -> RegionRow:
         tiles=tiles,
         utilization=utilization,
         shares_array_with=None if owner == region.name else owner,
+        fill=fill,
+        clipped=clipped,
     )
 
 
@@ -67,6 +78,18 @@ def _tiling(op: AnalogOp) -> tuple[int | None, float | None]:
     tiles = count(op.product, op.array.shape, size.rows, size.cols) * op.array.cells_a_weight
     held = groups * rows * columns * op.array.cells_a_weight
     return tiles, held / (tiles * size.rows * size.cols)
+
+
+@torch.no_grad()
+def _filling(op: AnalogOp) -> tuple[float | None, float | None]:
+    limits, weight = op.array.limits, op.stored.value()
+    if limits is None or weight.is_meta or is_sharded(weight) or weight.shape != op.array.shape:
+        return None, None
+    low, high = (torch.as_tensor(end, device=weight.device) for end in limits)
+    end = torch.maximum(low.abs(), high.abs())
+    share = torch.minimum(torch.maximum(weight, low), high).float() / end
+    outside = (weight <= low) | (weight >= high)
+    return float(share.square().mean().sqrt()), float(outside.float().mean())
 
 
 def _weights(array: WeightArray) -> str:

@@ -96,6 +96,7 @@ class Summary(Shown):
             {"region": row.region.name, "analog": True, "operator": row.region.operator}
             | {"weight": _shape(row.region.weight_shape), "output": _shape(row.region.output_shape)}
             | {"calls": row.region.calls, "weights": row.weights, "DAC": row.dac, "ADC": row.adc}
+            | {"fill": row.fill, "clipped": row.clipped}
             | {"noise": row.noise, "tiles": row.tiles, "used": row.utilization}
             | {"macs": row.region.macs, "share": self._part(row.region.macs), "reason": None}
             for row in self.rows
@@ -141,6 +142,8 @@ class Summary(Shown):
                 "weight": _shape(row.region.weight_shape),
                 "output": _shape(row.region.output_shape),
                 "weights": row.weights,
+                "rms/max": "-" if row.fill is None else f"{row.fill:.2f}",
+                "clipped": "-" if row.clipped is None else f"{row.clipped:.1%}",
                 "DAC": row.dac,
                 "ADC": row.adc,
                 "noise": row.noise,
@@ -150,11 +153,11 @@ class Summary(Shown):
             for row in self.rows
         ]
         common = {}
-        for name in ("weights", "DAC", "ADC", "noise", "tiles", "share"):
+        for name in ("weights", "rms/max", "clipped", "DAC", "ADC", "noise", "tiles", "share"):
             values = {row[name] for row in rows}
             if len(values) == 1 and (len(rows) > 1 or values == {"-"}):
                 common[name] = values.pop()
-        left_out = {*common} | (set() if columns >= _ROOMY else {"output"})
+        left_out = {*common} | (set() if columns >= _ROOMY else {"output", "rms/max", "clipped"})
         words = ", ".join(f"{name} {value}" for name, value in common.items() if value != "-")
         return words, [{k: v for k, v in row.items() if k not in left_out} for row in rows]
 
