@@ -20,6 +20,9 @@ from analogize.saving.manifest import FORMAT, Manifest
 
 _KEY = "analogize"
 
+# Where a checkpoint of Lightning's describes its analog parts.
+CHECKPOINT_KEY = "analogize_model"
+
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: Manifest) -> Path:
     """Write a file that appears whole or not at all.
@@ -50,6 +53,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Manifest, dict[str, Tensor]]:
     Raises:
         SavingError: the file cannot be read, is damaged, foreign, or of a newer format.
     """
+    if _is_checkpoint(path):
+        return _checkpoint(path)
     manifest = read_manifest(path)
     with _opened(path) as file:
         return manifest, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -61,6 +66,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Raises:
         SavingError: as ``read``.
     """
+    if _is_checkpoint(path):
+        return _checkpoint(path)[0]
     with _opened(path) as file:
         text = (file.metadata() or {}).get(_KEY)
     if text is None:
@@ -68,6 +75,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
             f"{path}: a safetensors file that analogize.save() did not write: its metadata have no "
             f"key '{_KEY}'. For plain weights, load them into the digital model and rewrite it"
         )
+    return _parsed(path, text)
+
+
+def _parsed(path: str | os.PathLike[str], text: str) -> Manifest:
     try:
         version = json.loads(text)["format"]
     except (ValueError, KeyError, TypeError) as cause:
@@ -83,6 +94,34 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         first = cause.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise SavingError(f"{path}: its manifest is damaged: {where}: {first['msg']}") from cause
+
+
+def _is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a file of torch.save's, which is a ZIP archive."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
+def _checkpoint(path: str | os.PathLike[str]) -> tuple[Manifest, dict[str, Tensor]]:
+    """A checkpoint of Lightning's that describes its analog parts."""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as cause:
+        raise SavingError(f"{path}: a damaged or foreign checkpoint: {cause}") from cause
+    described = held.get(CHECKPOINT_KEY) if isinstance(held, dict) else None
+    if not isinstance(described, dict) or not isinstance(held.get("state_dict"), dict):
+        raise SavingError(
+            f"{path}: a checkpoint that does not describe its analog parts; train with distill(), "
+            "or with the callback analogize.saving.lightning.DescribeAnalog"
+        )
+    prefix = described.get("prefix", "")
+    state = held["state_dict"]
+    tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    manifest = _parsed(path, described.get("manifest", ""))
+    return manifest, described.get("tensors", {}) | tensors
 
 
 @contextlib.contextmanager

@@ -14,8 +14,7 @@ from analogize.crossbar.ops import AnalogOp
 from analogize.errors import SavingError
 from analogize.model.copying import copied
 from analogize.model.module import AnalogModule
-from analogize.model.parts import parts
-from analogize.saving.store import unwrapped
+from analogize.model.parts import parts, unwrapped
 
 
 @torch.no_grad()

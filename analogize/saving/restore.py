@@ -35,7 +35,8 @@ def load(
     """The rewritten model that ``save`` wrote, bit for bit, its chip included.
 
     Args:
-        path: the file.
+        path: the file; or a checkpoint of ``distill``'s, or of any training with the callback
+            ``analogize.saving.lightning.DescribeAnalog``.
         model: a fresh digital model of the saved one's class, whose weights do not matter, or a
             callable that makes one. A model is copied and stays as it is, whatever happens.
         device: where the result is to be.

@@ -16,7 +16,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import SavingError
 from analogize.model.module import Report
-from analogize.model.parts import parts
+from analogize.model.parts import parts, unwrapped
 from analogize.model.sharding import whole
 from analogize.saving.container import flatten, whole_numbers, write
 from analogize.saving.manifest import Chip, Manifest, Part
@@ -45,7 +45,26 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, chip: bool = False) 
         SavingError: nothing in the model is analog, no chip is programmed, or the state dict holds
             what such a file cannot; or the file cannot be written.
     """
-    model = unwrapped(model)
+    return write(path, *_described(unwrapped(model), chip, with_state=True))
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """What a checkpoint needs beside the state dict, so that ``load`` makes the model from both.
+
+    Returns:
+        The manifest as JSON, and the tensors of the example that the model was rewritten with:
+        plain data for ``torch.load(weights_only=True)``.
+
+    Raises:
+        SavingError: as ``save``.
+    """
+    tensors, manifest = _described(model, chip=False, with_state=False)
+    return {"manifest": manifest.model_dump_json(), "tensors": tensors}
+
+
+def _described(
+    model: nn.Module, chip: bool, with_state: bool
+) -> tuple[dict[str, Tensor], Manifest]:
     places = parts(model)
     if not places:
         raise SavingError(
@@ -53,12 +72,12 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, chip: bool = False) 
             "safetensors"
         )
     state = model.state_dict()
-    tensors, tied = _tensors(state)
+    tensors, tied = _tensors(state) if with_state else ({}, {})
     extra = {key: _plain(key, value) for key, value in state.items() if not _is_tensor(value)}
     chips = _chips(model, tensors) if chip else {}
     described = tuple(_part(place.rstrip("."), m, tensors) for place, m in places.items())
     inside = _analog_keys(model)
-    manifest = Manifest(
+    return tensors, Manifest(
         versions={name: metadata.version(name) for name in ("analogize", "torch")},
         model=f"{type(model).__module__}.{type(model).__qualname__}",
         training=model.training,
@@ -72,18 +91,6 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, chip: bool = False) 
         parts=described,
         chips=chips,
     )
-    return write(path, tensors, manifest)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model in a wrapper that only runs it."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := model.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def arrays(model: nn.Module) -> dict[WeightArray, AnalogOp]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import lightning as L
@@ -17,11 +17,12 @@ from analogize.crossbar.digest import target_digest
 from analogize.crossbar.noise import level
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
-from analogize.errors import TrainingError
+from analogize.errors import SavingError, TrainingError
 from analogize.model.calls import Call, device_of
 from analogize.model.parts import report_of
 from analogize.model.scores import scored
 from analogize.model.sharding import drop_copies, has_shards, shard
+from analogize.saving.lightning import add_description
 from analogize.training.batches import batch_size, unpack
 from analogize.training.diagnose import first_non_finite
 from analogize.training.features import feature_loss, recording, shared_regions
@@ -282,6 +283,11 @@ class Distillation(L.LightningModule):
                 "learning rate or clip gradients"
             )
         checkpoint["analogize"] = self._settings()
+        if operators(self.student) and not has_shards(self.student):
+            # So that load() makes the student from the checkpoint alone; where it cannot be
+            # described (a model that was read from ONNX), load() says so.
+            with suppress(SavingError):
+                add_description(checkpoint, self.student, "student.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run.
