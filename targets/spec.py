@@ -22,7 +22,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from analogize.tables import html
+from analogize.display.tables import html
 from analogize.targets.base import Bits, Count, Level, Spec, Text, refuse
 from analogize.targets.check import (
     check_converters,

@@ -141,3 +141,16 @@ def test_every_room_says_what_enters_and_leaves() -> None:
         assert "Enters:" in text, room
         assert "Leaves:" in text, room
         assert "May use:" in text, room
+
+
+def test_files_lie_in_rooms_and_every_room_is_told_of() -> None:
+    package = ROOT / "analogize"
+    loose = {p.name for p in package.glob("*.py")}
+    rooms = {p.parent.name for p in package.glob("*/__init__.py")} - {"passes", "targets"}
+
+    assert loose == {
+        *("__init__.py", "analyze.py", "api.py", "data.py"),
+        *("errors.py", "models.py", "product.py", "quantize.py"),
+    }
+    text = (ROOT / "README.md").read_text()
+    assert {room for room in rooms if f" {room}/ " not in text} == set()

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from analogize.cli.fit import fit_command
 from analogize.cli.options import AllowFunctions, AsCsv, AsJson
+from analogize.display.tables import csv_text, width
 from analogize.errors import TargetError
-from analogize.tables import csv_text, width
 from analogize.targets.describe import json_schema
 from analogize.targets.load import load_target, names, sources
 from analogize.targets.spec import Target

@@ -10,8 +10,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from analogize.display.tables import Shown
 from analogize.errors import EvaluationError
-from analogize.tables import Shown
 
 
 class Estimate(BaseModel):

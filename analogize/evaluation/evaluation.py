@@ -14,10 +14,10 @@ from rich.table import Table
 
 from analogize.crossbar.seeds import chip_seed
 from analogize.devices.times import describe
+from analogize.display.tables import Shown, html, shortened, text
 from analogize.errors import EvaluationError
 from analogize.evaluation.fingerprint import Fingerprint
 from analogize.evaluation.intervals import stein_count, stein_interval, t_interval
-from analogize.tables import Shown, html, shortened, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

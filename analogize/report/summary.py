@@ -16,12 +16,12 @@ from rich.table import Table
 from torch import nn
 
 from analogize.crossbar.located import located
+from analogize.display.tables import Shown, html, text, width
 from analogize.errors import AnalogizeError
 from analogize.model.module import DigitalProduct
 from analogize.model.parts import report_of
 from analogize.report.cost import Work, estimate
 from analogize.report.region_rows import RegionRow, region_rows
-from analogize.tables import Shown, html, text, width
 
 if TYPE_CHECKING:
     from analogize.report.draw import Drawing

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from analogize import Evaluation, Summary, Target, analogize, bias_variance, evaluate, summary
+from analogize.display.tables import csv_text, html
 from analogize.report.draw import Drawing
-from analogize.tables import csv_text, html
 from analogize.targets import load_target, names
 
 DATA = [(torch.randn(40, 6, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 3)]
