@@ -23,6 +23,7 @@ from analogize.cli.evaluate import evaluate_command
 from analogize.cli.export import export_command
 from analogize.cli.inspect import inspect_command
 from analogize.cli.report import report_command
+from analogize.cli.show import show_command
 from analogize.errors import AnalogizeError
 
 
@@ -48,6 +49,7 @@ app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
+app.command("show")(show_command)
 app.add_typer(targets.app, name="targets")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import SavingError
-from analogize.model.module import Report
+from analogize.model.module import AnalogModule, Report
 from analogize.model.parts import parts, unwrapped
 from analogize.model.sharding import whole
 from analogize.saving.container import flatten, whole_numbers, write
@@ -79,7 +79,7 @@ def _described(
     inside = _analog_keys(model)
     return tensors, Manifest(
         versions={name: metadata.version(name) for name in ("analogize", "torch")},
-        model=f"{type(model).__module__}.{type(model).__qualname__}",
+        model=_class_of(model),
         training=model.training,
         own={
             key: tuple(value.shape)
@@ -91,6 +91,15 @@ def _described(
         parts=described,
         chips=chips,
     )
+
+
+def _class_of(model: nn.Module) -> str:
+    """The class that a fresh digital model is of."""
+    kept = getattr(type(model), "_analog_origin", None)
+    original = type(model) if kept is None else kept()[0]
+    if isinstance(model, AnalogModule):
+        return original.__name__
+    return f"{original.__module__}.{original.__qualname__}"
 
 
 def arrays(model: nn.Module) -> dict[WeightArray, AnalogOp]:
