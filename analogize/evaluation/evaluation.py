@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from rich.table import Table
 from analogize.crossbar.seeds import chip_seed
 from analogize.devices.times import describe
 from analogize.display.tables import Shown, html, shortened, text
+from analogize.drafts import drafting
 from analogize.errors import EvaluationError
 from analogize.evaluation.fingerprint import Fingerprint
 from analogize.evaluation.intervals import stein_count, stein_interval, t_interval
@@ -150,14 +150,13 @@ class Evaluation(Shown, BaseModel):
             EvaluationError: the file cannot be written.
         """
         file = Path(path)
-        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         text = self.model_dump_json(by_alias=True, indent=1)
         try:
-            beside.write_text(text + "\n", encoding="utf-8")
-            os.replace(beside, file)
+            with drafting(file) as folder:
+                draft = folder / file.name
+                draft.write_text(text + "\n", encoding="utf-8")
+                os.replace(draft, file)
         except OSError as cause:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise EvaluationError(f"cannot write the evaluation to {file}: {cause}") from cause
 
     @classmethod

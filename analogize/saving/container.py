@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from analogize.drafts import drafting
 from analogize.errors import SavingError
 from analogize.saving.manifest import FORMAT, Manifest
 
@@ -35,15 +36,13 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest:
         raise SavingError(f"{file}: folder '{file.parent}' does not exist; create it first")
     if file.is_dir():
         raise SavingError(f"{file}: is a folder; give the name of a file")
-    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        save_file(dict(tensors), draft, {_KEY: manifest.model_dump_json()})
-        os.replace(draft, file)
+        with drafting(file) as folder:
+            draft = folder / file.name
+            save_file(dict(tensors), draft, {_KEY: manifest.model_dump_json()})
+            os.replace(draft, file)
     except (OSError, SafetensorError) as cause:
         raise SavingError(f"{file}: cannot be written: {cause}") from cause
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
     return file
 
 

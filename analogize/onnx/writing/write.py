@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
 
+from analogize.drafts import drafting
 from analogize.errors import ExportError
 
 # protobuf refuses messages of 2 GiB; leave room for everything that is not a weight.
@@ -18,7 +18,8 @@ def write(model: ir.Model, path: str | os.PathLike[str], external_above: int) ->
     """Write ``model`` to ``path``, weights beside it where they exceed ``external_above`` bytes.
 
     Everything is written under temporary names in the same folder and then renamed, the weights
-    before the model, so that no half-written model is ever found under ``path``.
+    before the model, so that no half-written model is ever found under ``path``. What a killed
+    export left there is removed.
 
     Returns:
         The files written: the model, and ``<name>.data`` if weights are external.
@@ -31,12 +32,12 @@ def write(model: ir.Model, path: str | os.PathLike[str], external_above: int) ->
     is_external = sum(t.nbytes for t in tensors) > external_above
     require_place(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder) / path.name
+        with drafting(path) as folder:
+            draft = folder / path.name
             data = f"{path.name}.data"
             if is_external:
                 ir.save(model, draft, external_data=data, size_threshold_bytes=1024)
-                os.replace(Path(folder) / data, path.parent / data)
+                os.replace(folder / data, path.parent / data)
             else:
                 ir.save(model, draft)
             os.replace(draft, path)
