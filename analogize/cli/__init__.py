@@ -1,7 +1,8 @@
 """The command line: one file a subcommand, and one place for errors.
 
-Whatever analogize raises on purpose ends in red words on standard error and exit status 1; any
-other exception is a defect, and keeps its traceback.
+Exit status: 0 done; 1 refused, with the reason in red on standard error (whatever analogize raises
+on purpose); 2 a wrong command line; 130 interrupted. Any other exception is a defect, and keeps its
+traceback.
 
 Enters: arguments. Leaves: tables, files, an exit status.
 May use: every room.
@@ -24,6 +25,7 @@ from analogize.cli.export import export_command
 from analogize.cli.inspect import inspect_command
 from analogize.cli.report import report_command
 from analogize.cli.show import show_command
+from analogize.cli.summary import summary_command
 from analogize.errors import AnalogizeError
 
 
@@ -36,6 +38,10 @@ class _Group(TyperGroup):
         except AnalogizeError as error:
             Console(stderr=True).print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            kept = "Interrupted; nothing was kept (evaluate --out FILE keeps what is done)"
+            Console(stderr=True).print(kept, style="yellow", soft_wrap=True)
+            raise typer.Exit(130) from error
 
 
 app = typer.Typer(
@@ -43,6 +49,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="A compiler for analog in-memory-computing hardware.",
+    epilog="Exit status: 0 done, 1 refused (the reason is on standard error), 2 wrong command "
+    "line, 130 interrupted.",
 )
 app.command("demo")(demo_command)
 app.command("evaluate")(evaluate_command)
@@ -50,6 +58,7 @@ app.command("export")(export_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
+app.command("summary")(summary_command)
 app.add_typer(targets.app, name="targets")
 
 

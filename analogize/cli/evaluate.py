@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
+from analogize.cli.data import load_data
 from analogize.cli.options import (
     AllowFunctions,
+    AsCsv,
+    AsJson,
     BatchSize,
     Cache,
     CalibrationBatches,
@@ -18,6 +20,7 @@ from analogize.cli.options import (
     Download,
     ImageSize,
     Limit,
+    Loader,
     Model,
     ModelArguments,
     Name,
@@ -28,13 +31,10 @@ from analogize.cli.options import (
 )
 from analogize.cli.prepare import (
     build_model,
-    first_inputs,
     parse_device,
     read_weights,
     rewrite,
-    training_batches,
 )
-from analogize.demo.data import load_dataset
 from analogize.errors import EvaluationError
 from analogize.targets import load_target
 
@@ -94,7 +94,8 @@ Plot = Annotated[Path | None, typer.Option(help="Figure of the metric against et
 
 def evaluate_command(
     model: Model,
-    dataset: Name,
+    dataset: Name = None,
+    loader: Loader = None,
     data: Root = None,
     weights: Weights = None,
     target: Target = "pcm_4bit",
@@ -118,11 +119,20 @@ def evaluate_command(
     download: Download = False,
     device: Device = "cpu",
     allow_functions: AllowFunctions = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Measure a model's accuracy on programmed chips of a target, at noise levels and over time.
 
     The model is rewritten for the target, its converters are calibrated on training images, and
     every chip sees the whole test split.
+
+    For example:
+
+      analogize evaluate net.py:Net --loader net.py:batches --weights net.pt
+
+      analogize evaluate torchvision.models:resnet18 --dataset imagefolder --data DIR
+      --eta 0,0.02,0.04 --out run.json
     """
     # Imported here, so that other commands do not wait for Matplotlib and torchmetrics.
     from analogize.evaluation.montecarlo import evaluate
@@ -134,18 +144,14 @@ def evaluate_command(
         check_figure_path(plot)
     network, state = build_model(model, model_arg or []).to(place), read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}
-    test = load_dataset(dataset, data, train=False, limit=limit, **options)
-    batches = test.batches(batch_size)
-    calibration = partial(
-        training_batches, dataset, data, calibration_batches, batch_size, **options
-    )
-    analog = rewrite(network, state, loaded, first_inputs(test), calibration)
+    source = load_data(dataset, loader, data, batch_size, calibration_batches, limit, **options)
+    analog = rewrite(network, state, loaded, source.example, source.calibration)
     if out is not None and overwrite:
         out.unlink(missing_ok=True)
     try:
         result = evaluate(
             analog,
-            batches,
+            source.test,
             eta=etas,
             instances=instances,
             seed=seed,
@@ -153,23 +159,30 @@ def evaluate_command(
             at_once=at_once,
             drift_time=None if drift_time is None else drift_time.split(","),
             compensation=compensation,
-            recalibration=calibration() if recalibrate else None,
+            recalibration=source.calibration() if recalibrate else None,
             resume=out,
         )
     except KeyboardInterrupt as error:
         kept = "" if out is None else f"; the same command goes on from {out}"
         Console(stderr=True).print(f"Interrupted{kept}", style="yellow", soft_wrap=True)
         raise typer.Exit(130) from error
-    _report(result, out, plot)
+    _report(result, out, plot, as_json, as_csv)
 
 
-def _report(result: Evaluation, out: Path | None, plot: Path | None) -> None:
-    typer.echo(str(result))
+def _report(
+    result: Evaluation, out: Path | None, plot: Path | None, as_json: bool, as_csv: bool
+) -> None:
+    """The result, and what was written; the latter on standard error beside JSON or CSV."""
+    quiet = as_json or as_csv
+    if as_json:
+        typer.echo(result.model_dump_json(by_alias=True, indent=1))
+    else:
+        typer.echo(result.to_csv() if as_csv else str(result), nl=not as_csv)
     if out is not None:
-        typer.echo(f"values of every chip: {out}")
+        typer.echo(f"values of every chip: {out}", err=quiet)
     if plot is not None:
         result.plot(plot)
-        typer.echo(f"plot: {plot}")
+        typer.echo(f"plot: {plot}", err=quiet)
 
 
 def _parse_etas(text: str) -> list[float | None]:

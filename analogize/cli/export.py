@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
+from analogize.cli.data import load_data
 from analogize.cli.options import (
     CalibrationBatches,
     ImageSize,
+    Loader,
     Model,
     ModelArguments,
     Name,
@@ -17,7 +21,7 @@ from analogize.cli.options import (
     Target,
     Weights,
 )
-from analogize.cli.prepare import build_model, read_weights, rewrite, training_batches
+from analogize.cli.prepare import build_model, read_weights, rewrite
 from analogize.errors import ExportError
 
 File = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The file to write.")]
@@ -36,7 +40,8 @@ _BATCH = 64
 def export_command(
     model: Model,
     file: File,
-    dataset: Name,
+    dataset: Name = None,
+    loader: Loader = None,
     data: Root = None,
     weights: Weights = None,
     target: Target = "pcm_4bit",
@@ -50,15 +55,26 @@ def export_command(
     model_arg: ModelArguments = None,
     image_size: ImageSize = None,
 ) -> None:
-    """Rewrite a model for a target, calibrate it on training images, and write annotated ONNX."""
+    """Rewrite a model for a target, calibrate it on training images, and write annotated ONNX.
+
+    For example:
+
+      analogize export net.py:Net net.onnx --loader net.py:batches --weights net.pt
+    """
     # Imported here, so that other commands do not wait for onnx.
     from analogize.onnx.writing.export import export_onnx
 
     network, state = build_model(model, model_arg or []), read_weights(weights)
-    options: dict[str, Any] = {"image_size": image_size}
-    training = training_batches(dataset, data, max(calibration_batches, 1), _BATCH, **options)
-    sample = next(iter(training))[0][:1]
-    analog = rewrite(network, state, target, sample, lambda: training)
+    source = load_data(
+        dataset,
+        loader,
+        data,
+        _BATCH,
+        calibration_batches,
+        image_size=image_size,
+    )
+    analog = rewrite(network, state, target, source.example, source.calibration)
+    sample = tree_map(_first, source.example)
     exported = export_onnx(
         analog,
         file,
@@ -76,6 +92,11 @@ def export_command(
     typer.echo(f"onnxruntime's outputs {equal}")
     for reason in promise.reasons:
         typer.echo(f"- {reason}")
+
+
+def _first(value: Any) -> Any:
+    """The first sample alone: the batch is a dimension of the file, not its size."""
+    return value[:1] if isinstance(value, Tensor) and value.ndim else value
 
 
 def _noise(text: str) -> Any:

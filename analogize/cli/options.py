@@ -10,7 +10,12 @@ import typer
 from analogize.demo.data import NAMES
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Import path 'package.module:factory' of the model.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="The model or what makes it: package.module:name or file.py:name; or an ONNX file "
+        "that analogize wrote.",
+    ),
 ]
 ModelArguments = Annotated[
     list[str] | None,
@@ -24,12 +29,23 @@ AllowFunctions = Annotated[
     bool,
     typer.Option("--allow-functions", help="Let the target's own Python functions run, if any."),
 ]
-Name = Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}.")]
+Name = Annotated[
+    str | None, typer.Option("--dataset", help=f"A known data set: {', '.join(NAMES)}.")
+]
+Loader = Annotated[
+    str | None,
+    typer.Option(
+        "--loader",
+        metavar="FILE.py:NAME",
+        help="Your own data: a function that returns batches of (inputs, targets). One with an "
+        "argument 'train' is called twice: True for calibration, False to measure.",
+    ),
+]
 Root = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.")]
 Seed = Annotated[int, typer.Option(help="What the chips' seeds derive from.")]
-BatchSize = Annotated[int, typer.Option(help="Images a batch.")]
+BatchSize = Annotated[int, typer.Option(help="Images of --dataset a batch.")]
 CalibrationBatches = Annotated[
-    int, typer.Option(help="Batches of training images that fix the converters' ranges.")
+    int, typer.Option(help="Batches of training data that fix the converters' ranges.")
 ]
 Limit = Annotated[int | None, typer.Option(help="Evaluate on so many images only.")]
 ImageSize = Annotated[

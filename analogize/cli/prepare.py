@@ -1,53 +1,42 @@
-"""From what a command was given to a model and its data: factory, weights, images, rewriting."""
+"""From what a command was given to a rewritten model: factory, weights, device, rewriting."""
 
 from __future__ import annotations
 
-import ast
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
 from analogize.api import analogize
+from analogize.cli.importing import called, parse_argument
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.ops import operators
-from analogize.demo.data import ImageTensors, TensorBatches, load_dataset
 from analogize.errors import EvaluationError
 from analogize.targets.spec import Target
 
 
 def build_model(path: str, arguments: list[str]) -> nn.Module:
-    """Call the factory at ``package.module:name`` with ``key=value`` arguments.
+    """The model that ``path`` names: a module, a factory of one, or an ONNX file.
 
-    Values are read as Python literals where they are such, and as text otherwise. Modules of the
-    current folder can be imported.
+    Args:
+        path: ``package.module:name`` or ``file.py:name`` of a module or of what returns one, or a
+            file that ``export_onnx`` wrote.
+        arguments: ``key=value`` for a factory. Values are read as Python literals where they are
+            such, and as text otherwise.
 
     Raises:
-        EvaluationError: there is no such factory, or it fails or returns no module.
+        EvaluationError: there is no such model, or its factory fails or returns something else.
+        ExportError: the ONNX file cannot be read.
     """
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise EvaluationError(f"model '{path}' must read package.module:factory")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as cause:
-        raise EvaluationError(f"cannot import the model '{path}': {cause}") from cause
-    keywords = dict(map(_parse_argument, arguments))
-    try:
-        model = factory(**keywords)
-    except Exception as cause:
-        called = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-        raise EvaluationError(
-            f"{path}({called}) failed: {type(cause).__name__}: {cause}; pass its arguments with "
-            "--model-arg key=value"
-        ) from cause
+    if path.endswith(".onnx"):
+        # Imported here, so that other models do not wait for onnx.
+        from analogize.onnx.reading.load import load_onnx
+
+        return load_onnx(path)
+    model = called(path, "model", dict(map(parse_argument, arguments)))
     if not isinstance(model, nn.Module):
         raise EvaluationError(f"{path} returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -84,8 +73,9 @@ def rewrite(
     model: nn.Module,
     state: Mapping[str, Tensor],
     target: str | Target,
-    example: Tensor,
-    calibration: Callable[[], Iterable[Any]],
+    example: Any,
+    calibration: Callable[[], Iterable[Any]] | None,
+    digital: Sequence[str] = (),
 ) -> nn.Module:
     """Load weights, rewrite in place, and calibrate what has no range yet.
 
@@ -96,45 +86,36 @@ def rewrite(
         model: the digital model; it becomes the rewritten one.
         state: the weights, or nothing for the model's own.
         target: a built-in name, a file, or a target.
-        example: one batch of inputs.
-        calibration: makes the batches to calibrate on; called only where ranges are missing.
+        example: inputs of one call; None for none.
+        calibration: makes the batches to calibrate on; called only where ranges are missing. None
+            leaves them missing.
+        digital: names of what to keep digital besides the target's own choices.
 
     Raises:
         EvaluationError: the weights do not fit the model.
         AnalogizeError: the model cannot be rewritten for the target.
     """
+    if operators(model):
+        return _rewritten(model, state)
     plain = {key: value for key, value in state.items() if key in model.state_dict()}
     if state:
         _load(model, plain)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    analog = analogize(model.eval(), target, example_inputs=example.to(device), inplace=True)
+    analog = analogize(
+        model.eval(), target, example_inputs=example, digital=tuple(digital), inplace=True
+    )
     if len(plain) < len(state):
         _load(analog, state)
-    if not all(op.is_calibrated for op in operators(analog)):
+    if calibration is not None and not all(op.is_calibrated for op in operators(analog)):
         calibrate(analog, calibration())
     return analog
 
 
-def first_inputs(images: ImageTensors) -> Tensor:
-    """A batch of two to rewrite by."""
-    inputs: Tensor = next(iter(images.take(2).batches(2)))[0]
-    return inputs
-
-
-def training_batches(
-    dataset: str, data: Path | None, batches: int, size: int, **options: Any
-) -> TensorBatches:
-    """The first ``batches`` of ``size`` training images, to calibrate on.
-
-    Raises:
-        EvaluationError: not even one batch, or images that cannot be read.
-    """
-    if batches < 1:
-        raise EvaluationError(
-            f"--calibration-batches is {batches}; this target's converters need at least 1"
-        )
-    limit = batches * size
-    return load_dataset(dataset, data, train=True, limit=limit, **options).batches(size)
+def _rewritten(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A model that is analog already keeps its own target."""
+    if state:
+        _load(model, state)
+    typer.echo("the model is analog already: its own target is used", err=True)
+    return model.eval()
 
 
 def parse_device(text: str) -> torch.device:
@@ -157,13 +138,3 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         model.load_state_dict(dict(state))
     except RuntimeError as cause:
         raise EvaluationError(f"the weights do not fit the model: {cause}") from cause
-
-
-def _parse_argument(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise EvaluationError(f"--model-arg '{text}' must read key=value")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value

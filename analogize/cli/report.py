@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
+from analogize.cli.data import load_data
 from analogize.cli.options import (
     AllowFunctions,
     BatchSize,
@@ -21,6 +20,7 @@ from analogize.cli.options import (
     Download,
     ImageSize,
     Limit,
+    Loader,
     Model,
     ModelArguments,
     Name,
@@ -31,14 +31,11 @@ from analogize.cli.options import (
 )
 from analogize.cli.prepare import (
     build_model,
-    first_inputs,
     parse_device,
     read_weights,
     rewrite,
-    training_batches,
 )
 from analogize.crossbar import noise
-from analogize.demo.data import load_dataset
 from analogize.devices.times import seconds
 from analogize.errors import EvaluationError, ExportError
 from analogize.targets import load_target
@@ -68,7 +65,8 @@ Samples = Annotated[int, typer.Option(help="Inputs for the mutual information.")
 
 def report_command(
     model: Model,
-    dataset: Name,
+    dataset: Name = None,
+    loader: Loader = None,
     out: Out = Path("report.html"),
     data: Root = None,
     weights: Weights = None,
@@ -93,6 +91,10 @@ def report_command(
     Robustness over noise levels or over time, bias and variance, mutual information, sensitivity of
     each region, and what the converters clip, on the test split; with the target's own noise where
     only one region is noisy.
+
+    For example:
+
+      analogize report net.py:Net --loader net.py:batches --weights net.pt --target pcm_8bit
     """
     # Imported here, so that other commands do not wait for Matplotlib, SciPy and torchmetrics.
     from analogize.analysis.converter_use import converter_use
@@ -107,13 +109,10 @@ def report_command(
     levels, times = _levels(eta, loaded), _times(drift_time, loaded)
     network, state = build_model(model, model_arg or []).to(place), read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}
-    test = load_dataset(dataset, data, train=False, limit=limit, **options)
-    batches = test.batches(batch_size)
-    calibration = partial(
-        training_batches, dataset, data, calibration_batches, batch_size, **options
-    )
-    analog = rewrite(network, state, loaded, first_inputs(test), calibration)
-    shuffled = test.batches(batch_size, generator=torch.Generator().manual_seed(seed))
+    source = load_data(dataset, loader, data, batch_size, calibration_batches, limit, **options)
+    batches = source.test
+    analog = rewrite(network, state, loaded, source.example, source.calibration)
+    count = samples if source.samples is None else min(samples, source.samples)
     write_report(
         out,
         analog,
@@ -126,7 +125,7 @@ def report_command(
         ),
         decomposition=bias_variance(analog, batches, levels, instances, seed=seed),
         information=mutual_information(
-            analog, list(shuffled), levels, min(samples, len(test)), instances, seed=seed
+            analog, list(source.shuffled(seed)), levels, count, instances, seed=seed
         ),
         sensitivity=sensitivity(analog, batches, instances=instances, seed=seed),
         converters=converter_use(analog, batches),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -158,7 +159,7 @@ def _run(
     try:
         model.eval()
         with torch.no_grad(), bypassed(model, observe):
-            for batch in track(data, "Calibrating", disable=not progress, transient=True):
+            for batch in _shown(data, progress):
                 batch_call(batch).to(device)(model)
                 batches += 1
     finally:
@@ -166,3 +167,11 @@ def _run(
             module.training = training
     if batches == 0:
         raise CalibrationError("the calibration data hold no batch")
+
+
+def _shown(data: Iterable[Any], progress: bool) -> Iterable[Any]:
+    """The batches with a bar on standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    if not progress or not (console.is_terminal or console.is_jupyter):
+        return data
+    return track(data, "Calibrating", console=console, transient=True)
