@@ -64,7 +64,7 @@ def export_command(
     # Imported here, so that other commands do not wait for onnx.
     from analogize.onnx.writing.export import export_onnx
 
-    network, state = build_model(model, model_arg or []), read_weights(weights)
+    network, state = build_model(model, model_arg or [], weights), read_weights(weights)
     source = load_data(
         dataset,
         loader,

@@ -42,7 +42,7 @@ def imported(path: str, what: str) -> Any:
 
 
 def called(path: str, what: str, keywords: dict[str, Any]) -> Any:
-    """What the callable at ``path`` returns for ``keywords``; a copy of a module, and all else as it is.
+    """What the callable at ``path`` returns; a module's copy, and anything else as it is.
 
     Raises:
         EvaluationError: as ``imported``; or the call fails.

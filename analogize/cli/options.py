@@ -22,7 +22,11 @@ ModelArguments = Annotated[
     typer.Option("--model-arg", metavar="KEY=VALUE", help="Argument of the factory; repeatable."),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="state_dict to load; without it, the factory's own weights.")
+    Path | None,
+    typer.Option(
+        help="A state_dict, a checkpoint, or what analogize.save() wrote (.safetensors); without, "
+        "the factory's own weights."
+    ),
 ]
 Target = Annotated[str, typer.Option(help="Built-in target name or the path of a YAML file.")]
 AllowFunctions = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import typer
@@ -18,7 +18,7 @@ from analogize.errors import EvaluationError
 from analogize.targets.spec import Target
 
 
-def build_model(path: str, arguments: list[str]) -> nn.Module:
+def build_model(path: str, arguments: list[str], weights: Path | None = None) -> nn.Module:
     """The model that ``path`` names: a module, a factory of one, or an ONNX file.
 
     Args:
@@ -26,9 +26,12 @@ def build_model(path: str, arguments: list[str]) -> nn.Module:
             file that ``export_onnx`` wrote.
         arguments: ``key=value`` for a factory. Values are read as Python literals where they are
             such, and as text otherwise.
+        weights: a ``.safetensors`` file that ``save`` wrote, which makes the model analog; weights
+            of other files are for ``rewrite``.
 
     Raises:
         EvaluationError: there is no such model, or its factory fails or returns something else.
+        SavingError: the saved model cannot be read, or is another.
         ExportError: the ONNX file cannot be read.
     """
     if path.endswith(".onnx"):
@@ -39,7 +42,15 @@ def build_model(path: str, arguments: list[str]) -> nn.Module:
     model = called(path, "model", dict(map(parse_argument, arguments)))
     if not isinstance(model, nn.Module):
         raise EvaluationError(f"{path} returned {type(model).__name__}, not a torch.nn.Module")
+    if _is_saved(weights):
+        from analogize.saving.restore import load
+
+        return load(weights, model)
     return model
+
+
+def _is_saved(weights: Path | None) -> TypeGuard[Path]:
+    return weights is not None and weights.suffix == ".safetensors"
 
 
 def read_weights(path: Path | None) -> dict[str, Tensor]:
@@ -51,7 +62,7 @@ def read_weights(path: Path | None) -> dict[str, Tensor]:
     Raises:
         EvaluationError: the file cannot be read or holds something else.
     """
-    if path is None:
+    if path is None or _is_saved(path):
         return {}
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

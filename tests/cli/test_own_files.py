@@ -13,10 +13,12 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
-from analogize import Evaluation
+from analogize import Evaluation, analogize, save
 from analogize.cli import app
+from analogize.cli.importing import imported
 
 NET = """\
 import torch
@@ -123,6 +125,17 @@ def test_an_onnx_file_is_a_model(net: str, tmp_path: Path) -> None:
     result = invoke("evaluate", file, *loader, "--instances", "2")
     assert result.exit_code == 0, result.output
     assert "60 samples" in result.stdout
+
+
+def test_a_saved_model_keeps_its_target(net: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(20, 6)
+    saved = imported(f"{net}:Net", "model")()
+    file = save(analogize(saved, "pcm_8bit", calibration=[x]), tmp_path / "net.safetensors")
+    result = invoke("summary", f"{net}:Net", "--weights", str(file))
+    assert result.exit_code == 0, result.output
+    assert "target pcm_8bit" in result.stdout
+    assert "uncalibrated" not in result.stdout
 
 
 @pytest.mark.parametrize(
