@@ -18,7 +18,7 @@ from analogize.crossbar.side import make_side
 from analogize.errors import CalibrationError
 from analogize.evaluation.kept import Kept
 from analogize.evaluation.moments import Moments, blended, matching
-from analogize.model.calls import batch_call, device_of
+from analogize.model.calls import Call, batch_call, device_of
 from analogize.product import Convolution, Linear, Product
 
 
@@ -29,7 +29,7 @@ class Recalibration:
     The teacher runs once, and not for every chip.
 
     Attributes:
-        data: batches, of which labels are not used; gone through for every chip.
+        data: batches, of which labels are not used; read once, and kept.
         teacher: as for ``recalibrate``.
         shrink: as for ``recalibrate``.
     """
@@ -38,6 +38,7 @@ class Recalibration:
     teacher: nn.Module | None = None
     shrink: bool = True
     _reference: Reference | None = field(default=None, init=False, repr=False)
+    _batches: list[Call] | None = field(default=None, init=False, repr=False)
 
     @property
     def settings(self) -> str:
@@ -48,9 +49,11 @@ class Recalibration:
 
     def __call__(self, model: nn.Module) -> int:
         """Recalibrate ``model``, whose statistics must be the training's."""
+        if self._batches is None:
+            self._batches = mixed(self.data)
         if self.teacher is not None and self._reference is None:
-            self._reference = reference(model, self.data, self.teacher)
-        return _recalibrate(model, self.data, self._reference, self.shrink)
+            self._reference = reference(model, self._batches, self.teacher)
+        return _recalibrate(model, self._batches, self._reference, self.shrink)
 
 
 def recalibrate(
@@ -71,15 +74,15 @@ def recalibrate(
 
     New statistics are blended with the former ones by how far the shift exceeds what so few images
     show by chance (``analogize.evaluation.moments``), so that a chip without errors loses nothing.
-    Every batch should be a fair sample of the data: one of a single class has a class's statistics.
-    Weights stay as they are, so the programmed chip stays valid.
+    Batches of one tensor are mixed first, because data are often sorted, and a batch of one class
+    has this class's statistics. Weights stay as they are, so the programmed chip stays valid.
 
     Args:
         model: a rewritten model runs on its programmed chip; where none is programmed it draws
             fresh noise, which averages the statistics over noise. Without a teacher any model
             with BatchNorm will do.
-        data: batches: inputs, or (inputs, targets, ...), of which only the inputs are used. With a
-            teacher they are gone through twice.
+        data: batches: inputs, or (inputs, targets, ...), of which only the inputs are used. They
+            are read once, and held in memory.
         teacher: what the operators are matched to: ``model`` itself, without noise; or another
             model with the same parameters by name, such as the clean one.
         shrink: False takes the new statistics as they are.
@@ -92,8 +95,7 @@ def recalibrate(
             data hold no batch, or lead to statistics that are not finite; or the teacher is no
             model of this kind. Everything is as before then.
     """
-    found = None if teacher is None else reference(model, data, teacher)
-    return _recalibrate(model, data, found, shrink)
+    return Recalibration(data, teacher, shrink)(model)
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class Reference:
     normed: frozenset[int]
 
 
-def reference(model: nn.Module, data: Iterable[Any], teacher: nn.Module) -> Reference:
-    """Run ``teacher`` over ``data`` and keep the moments of what each operator puts out.
+def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Reference:
+    """Run ``teacher`` over ``batches`` and keep the moments of what each operator puts out.
 
     Raises:
         CalibrationError: the model has no operator, or the teacher lacks its parameters.
@@ -140,7 +142,7 @@ def reference(model: nn.Module, data: Iterable[Any], teacher: nn.Module) -> Refe
             hooks.enter_context(bypassed(source, keep))
         for norm in norms(source):
             _hook(hooks, norm.register_forward_pre_hook(take))
-        _run(source, data)
+        _run(source, batches)
     return Reference(outputs, frozenset(normed))
 
 
@@ -161,7 +163,7 @@ def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
 
 
 def _recalibrate(
-    model: nn.Module, data: Iterable[Any], found: Reference | None, shrink: bool
+    model: nn.Module, batches: list[Call], found: Reference | None, shrink: bool
 ) -> int:
     layers = norms(model)
     matched = (
@@ -183,7 +185,7 @@ def _recalibrate(
         with torch.no_grad(), _evaluating(model), ExitStack() as hooks:
             counts = [_follow(hooks, norm, shrink) for norm in layers]
             counts += [_match(hooks, op, wanted, shrink) for op, wanted in matched]
-            _run(model, data)
+            _run(model, batches)
         _require_finite(model)
     except BaseException:
         kept.restore()
@@ -262,13 +264,28 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _run(model: nn.Module, data: Iterable[Any]) -> None:
-    device, batches = device_of(model), 0
-    for batch in data:
-        batch_call(batch).to(device)(model)
-        batches += 1
-    if batches == 0:
+def mixed(data: Iterable[Any]) -> list[Call]:
+    """The calls of all batches; those of one tensor each with every n-th sample of all of them.
+
+    Raises:
+        CalibrationError: there is none.
+    """
+    calls = [batch_call(batch) for batch in data]
+    if not calls:
         raise CalibrationError("the data hold no batch; recalibrate() needs at least one")
+    alone = [c.args[0] for c in calls if len(c.args) == 1 and not c.kwargs]
+    tensors = [x for x in alone if isinstance(x, Tensor) and x.ndim > 1]
+    alike = len({(x.shape[1:], x.dtype, x.device) for x in tensors}) == 1
+    if len(tensors) < len(calls) or not alike or len(calls) == 1:
+        return calls
+    together, count = torch.cat(tensors), len(calls)
+    return [Call((together[k::count],)) for k in range(count) if k < len(together)]
+
+
+def _run(model: nn.Module, batches: list[Call]) -> None:
+    device = device_of(model)
+    for call in batches:
+        call.to(device)(model)
 
 
 def _require_finite(model: nn.Module) -> None:

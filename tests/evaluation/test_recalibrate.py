@@ -319,3 +319,22 @@ def test_two_parts_with_equal_names_inside_are_told_apart(noise: Target) -> None
     assert first is not None
     assert second is not None
     assert not torch.equal(first.scale, second.scale)
+
+
+def test_sorted_data_are_mixed(noisy: AnalogModule) -> None:
+    """Batches of one kind each give what batches of all kinds give."""
+    program(noisy, 1)
+    kinds = [torch.randn(16, 3, 8, 8) + shift for shift in (-2.0, 0.0, 2.0)]
+    state = {k: v.clone() for k, v in noisy.state_dict().items()}
+    found = []
+    for data in (kinds, [torch.cat(kinds)[k::3] for k in range(3)]):
+        noisy.load_state_dict(state)
+        recalibrate(noisy, data)
+        found.append(norm_of(noisy).running_mean)
+    torch.testing.assert_close(*found)
+
+
+def test_data_that_can_be_read_once_will_do(noisy: AnalogModule) -> None:
+    program(noisy, 1)
+    batches = (torch.randn(16, 3, 8, 8) for _ in range(2))
+    assert recalibrate(noisy, batches, noisy) == 3
