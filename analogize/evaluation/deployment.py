@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from analogize.crossbar.chip import program
+from analogize.crossbar.chip_data import Chip
 from analogize.devices.times import describe, seconds
 from analogize.errors import EvaluationError
 from analogize.evaluation.kept import Kept
@@ -61,14 +62,21 @@ class Deployment:
         """What turns ``model`` into chip ``seed``, read ``time`` seconds after programming."""
 
         def make(seed: int) -> None:
-            if self._kept is not None:
-                # Every chip starts from what was trained, and not from what the last one needed.
-                self._kept.restore()
-            program(model, seed, drift_time=time or 0.0, compensation=self.compensation)
-            if self._remedy is not None:
-                self._remedy(model)
+            self._make(model, seed, time or 0.0)
 
         return make
+
+    def prepare_given(self, model: nn.Module, chip: Chip) -> Callable[[int], None]:
+        """What turns ``model`` into ``chip``, whatever seed is asked for."""
+        return lambda _: self._make(model, chip, 0.0)
+
+    def _make(self, model: nn.Module, chip: int | Chip, time: float) -> None:
+        if self._kept is not None:
+            # Every chip starts from what was trained, and not from what the last one needed.
+            self._kept.restore()
+        program(model, chip, drift_time=time, compensation=self.compensation)
+        if self._remedy is not None:
+            self._remedy(model)
 
 
 def drift_times(

@@ -3,82 +3,31 @@
 from __future__ import annotations
 
 import os
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.table import Table
 
 from analogize.crossbar.seeds import chip_seed
 from analogize.devices.times import describe
-from analogize.display.tables import Shown, html, shortened, text
+from analogize.display.tables import Shown, html, text
 from analogize.drafts import drafting
 from analogize.errors import EvaluationError
 from analogize.evaluation.fingerprint import Fingerprint
-from analogize.evaluation.intervals import stein_count, stein_interval, t_interval
+from analogize.evaluation.intervals import spread_floor, stein_count
+from analogize.evaluation.level import GivenChip, Level, Yield
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from analogize.evaluation.plot import Picture
 
+__all__ = ["SCHEMA", "Evaluation", "GivenChip", "Level", "Yield"]
+
 SCHEMA: Final = 1
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Level(BaseModel):
-    """The chips of one noise level.
-
-    Attributes:
-        eta: The noise level asked for; None is the target's own noise.
-        drift_time: Seconds between programming and measuring; None where no time was asked for.
-        values: The metric on each chip, in the order of ``Evaluation.seeds``.
-        seeds: The seed of each value's chip; empty in results of before it was kept.
-        deterministic: Whether nothing was drawn at this level, neither a chip nor anything else:
-            then one pass says it all, and ``values`` holds one value for any number of chips.
-        pilot: Where chips were drawn to a precision: how many of the first ones decided how many
-            were needed, and give the interval its standard deviation.
-    """
-
-    # Statistics are written to the file for its readers, and computed again when it is read.
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    eta: FiniteFloat | None
-    drift_time: FiniteFloat | None = None
-    values: tuple[FiniteFloat, ...] = ()
-    seeds: tuple[int, ...] = ()
-    deterministic: bool = False
-    pilot: int | None = Field(default=None, ge=2)
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Its values by their number, where they are many."""
-        return shortened(iter(super().__repr_args__()))
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def mean(self) -> float | None:
-        """Mean over chips; None before the first."""
-        return statistics.mean(self.values) if self.values else None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def std(self) -> float | None:
-        """Standard deviation over chips (ddof = 1); None below two chips that differ by noise."""
-        if self.deterministic:
-            return 0.0
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the mean over chips (Student's t); None below two chips."""
-        if self.deterministic and self.values:
-            return self.values[0], self.values[0]
-        if self.pilot is not None and len(self.values) > self.pilot:
-            return stein_interval(self.values, self.pilot)
-        return t_interval(self.values)
 
 
 class Evaluation(Shown, BaseModel):
@@ -93,6 +42,7 @@ class Evaluation(Shown, BaseModel):
         seeds: Their seeds, the same at every level: ``program(model, seeds[k])`` gives chip k.
         samples: Number of samples in the data; None before the first chip.
         levels: Values and statistics, in the order the levels were asked for.
+        given: The metric on chips that were given as data.
         fingerprint: What the values depend on.
         versions: Versions of analogize and torch.
     """
@@ -108,6 +58,7 @@ class Evaluation(Shown, BaseModel):
     seeds: tuple[int, ...]
     samples: int | None = None
     levels: tuple[Level, ...]
+    given: tuple[GivenChip, ...] = ()
     fingerprint: Fingerprint
     versions: dict[str, str]
 
@@ -126,7 +77,8 @@ class Evaluation(Shown, BaseModel):
         values = self.levels[index].values
         if self.precision is None or len(values) < max(self.instances, 2):
             return self.instances
-        return stein_count(values[: self.instances], self.precision)
+        floor = spread_floor(self.instances, self.levels[index].resolution)
+        return stein_count(values[: self.instances], self.precision, floor=floor)
 
     def with_values(self, index: int, values: Sequence[float], **update: Any) -> Self:
         """The result with these values, and their chips' seeds, at level ``index``.
@@ -182,6 +134,30 @@ class Evaluation(Shown, BaseModel):
             raise EvaluationError(
                 f"{path} is no evaluation of schema {SCHEMA}: {key}: {first['msg']}"
             ) from cause
+
+    def yield_above(self, threshold: float) -> tuple[Yield, ...]:
+        """For every level the share of chips that reach ``threshold``, with an exact interval."""
+        return tuple(level.yield_above(threshold) for level in self.levels)
+
+    def yield_below(self, threshold: float) -> tuple[Yield, ...]:
+        """The same for metrics of which less is better: chips at ``threshold`` or less."""
+        return tuple(level.yield_below(threshold) for level in self.levels)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Where intervals may cover less often than they say, and what does not."""
+        found = [level.doubt for level in self.levels]
+        if not any(found):
+            return ()
+        reasons = "; ".join(dict.fromkeys(reason for reason in found if reason))
+        bounded = [level.bounded_interval for level in self.levels]
+        way = "measure more chips"
+        if len(bounded) == 1 and bounded[0] is not None:
+            low, high = bounded[0]
+            way += f" (any distribution in its bounds: [{low:.5g}, {high:.5g}])"
+        elif all(bounds is not None for bounds in bounded):
+            way += ", or see Level.bounded_interval, which holds for any distribution"
+        return (f"the intervals take values for normal: {reasons}; {way}",)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dictionary a level (eta, chips, mean, std, low, high, deterministic), for tables."""
@@ -243,11 +219,16 @@ class Evaluation(Shown, BaseModel):
             table.add_column(name, justify="right")
         for level in self.levels:
             table.add_row(*self._cells(level))
-        return text(table)
+        given = [f"given chip {chip.name}: {_number(chip.value)}" for chip in self.given]
+        return "\n".join([text(table), *given, *self.doubts])
 
     def _repr_html_(self) -> str:
         rows = [dict(zip(self._columns(), self._cells(x), strict=True)) for x in self.levels]
-        return html(rows, self._title(), "The interval is that of the mean over chips.")
+        return html(
+            rows,
+            self._title(),
+            " ".join(("The interval is that of the mean over chips.", *self.doubts)),
+        )
 
     def _title(self) -> str:
         samples = "no samples yet" if self.samples is None else f"{self.samples} samples"

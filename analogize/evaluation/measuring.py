@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from analogize.crossbar.chip import noise_level
+from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
 from analogize.evaluation.deployment import Deployment
-from analogize.evaluation.evaluation import Evaluation
+from analogize.evaluation.evaluation import Evaluation, GivenChip
 from analogize.evaluation.inference import Pass
 from analogize.evaluation.many_chips import run_chips
 from analogize.evaluation.metrics import MetricLike, Score, make_score
@@ -72,6 +73,26 @@ def measure(
     return result
 
 
+def measure_given(bench: Bench, result: Evaluation, chips: Sequence[Chip]) -> Evaluation:
+    """``result`` with the metric on chips that are given as data, at the target's own noise.
+
+    Raises:
+        ChipError: A chip does not fit the model.
+        EvaluationError: A chip cannot be measured.
+    """
+    measured = []
+    for number, chip in enumerate(chips):
+        name = chip.name or str(number)
+        seed = chip_seed(result.fingerprint.seed, number)
+        try:
+            prepare = bench.deployment.prepare_given(bench.model, chip)
+            done = run_chips(bench.model, bench.data, bench.scores[:1], [seed], prepare)[0]
+        except EvaluationError as cause:
+            raise EvaluationError(f"{cause} (the given chip {name})") from cause
+        measured.append(GivenChip(name=name, value=done.value))
+    return result.model_copy(update={"given": tuple(measured)})
+
+
 def _require_reachable(result: Evaluation, index: int, most: int) -> None:
     """Refuse a precision that would take days, as soon as the pilot shows it."""
     needed, pilot = result.needed(index), result.levels[index].values[: result.instances]
@@ -98,7 +119,7 @@ def _step(bench: Bench, result: Evaluation, index: int) -> Evaluation:
     run = partial(_run, bench, result, index, range(first, last)) if first < last else None
     found = [one for passes in bench.ranks.gather(run) for one in passes]
     alike = silent and done == 0 and not found[0].drew
-    return _extended(result, index, found[:1] if alike else found, alike)
+    return _extended(result, index, found[:1] if alike else found, alike, bench.scores[0].bounds)
 
 
 def _run(bench: Bench, result: Evaluation, index: int, numbers: range) -> list[Pass]:
@@ -114,7 +135,13 @@ def _run(bench: Bench, result: Evaluation, index: int, numbers: range) -> list[P
         raise EvaluationError(f"{cause} ({which}, seed {seeds[0]}, at {at})") from cause
 
 
-def _extended(result: Evaluation, index: int, found: Sequence[Pass], alike: bool) -> Evaluation:
+def _extended(
+    result: Evaluation,
+    index: int,
+    found: Sequence[Pass],
+    alike: bool,
+    bounds: tuple[float, float] | None,
+) -> Evaluation:
     level = result.levels[index]
     for done in found:
         if result.samples not in (None, done.samples):
@@ -125,4 +152,7 @@ def _extended(result: Evaluation, index: int, found: Sequence[Pass], alike: bool
             )
         result = result.model_copy(update={"samples": done.samples})
     values = (*level.values, *(done.value for done in found))
-    return result.with_values(index, values, deterministic=alike)
+    # Of accuracy the smallest step is known, one sample.
+    step = 1 / result.samples if result.metric == "accuracy" and result.samples else None
+    known = {"bounds": bounds, "resolution": step}
+    return result.with_values(index, values, deterministic=alike, **known)

@@ -24,10 +24,12 @@ class Score(Protocol):
     Attributes:
         name: The metric's short name.
         settings: Name and settings, so that two runs can be told apart.
+        bounds: The least and the largest value there can be, where they are known.
     """
 
     name: str
     settings: str
+    bounds: tuple[float, float] | None
 
     def reset(self, device: torch.device) -> None:
         """Forget every batch; tensors will come from ``device``."""
@@ -71,6 +73,8 @@ class TorchMetric:
         self._metric.distributed_available_fn = _never
         self.name = type(metric).__name__
         self.settings = f"{self.name}({_own_settings(metric)})"
+        ends = metric.plot_lower_bound, metric.plot_upper_bound
+        self.bounds = None if None in ends else (float(ends[0] or 0), float(ends[1] or 0))
 
     def reset(self, device: torch.device) -> None:
         """Reset the metric and move its state."""
@@ -97,6 +101,7 @@ class Accuracy:
     """Top-1 accuracy, with the number of classes read off the first outputs."""
 
     name = settings = "accuracy"
+    bounds: tuple[float, float] | None = (0.0, 1.0)
 
     def __init__(self) -> None:
         self._classes = 0
@@ -152,6 +157,8 @@ class Accuracy:
 
 class BatchMean:
     """A function's mean over samples: its value on each batch, weighted by the batch's size."""
+
+    bounds: tuple[float, float] | None = None
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         self._function = function

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from analogize.crossbar.chip import noise_level, noise_mode, require_times
+from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
@@ -22,7 +23,7 @@ from analogize.evaluation.deployment import Deployment, Remedy, drift_times
 from analogize.evaluation.evaluation import Evaluation, Level
 from analogize.evaluation.fingerprint import Fingerprint, fingerprint
 from analogize.evaluation.inference import undisturbed
-from analogize.evaluation.measuring import Bench, make_scores, measure
+from analogize.evaluation.measuring import Bench, make_scores, measure, measure_given
 from analogize.evaluation.metrics import MetricLike, Score
 from analogize.evaluation.progress import progress_bar
 from analogize.evaluation.ranks import Ranks
@@ -50,6 +51,7 @@ def evaluate(
     recalibration: Iterable[Any] | Remedy | None = None,
     at_once: int = 1,
     distributed: bool = True,
+    chips: Sequence[Chip] = (),
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
 
@@ -100,6 +102,7 @@ def evaluate(
             result, which is the one of a single process. Rank 0 reads and writes ``resume``. False
             measures every chip on the calling rank. With fully sharded parameters every rank takes
             part in every chip.
+        chips: Chips given as data, measured beside the drawn ones: ``Evaluation.given``.
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
@@ -137,7 +140,8 @@ def evaluate(
                 if resume is not None and ranks.is_first:
                     result.save(resume)
 
-            return measure(bench, begun, keep)
+            result = measure(bench, begun, keep)
+        return measure_given(bench, result, chips) if chips else result
 
 
 def noise_levels(eta: Any) -> tuple[float | None, ...]:

@@ -60,10 +60,13 @@ def _require_tied(level: Level, seed: int, resume: str | os.PathLike[str]) -> No
     )
 
 
+_KEPT = ("values", "deterministic", "bounds", "resolution")
+
+
 def _continued(empty: Evaluation, before: Evaluation) -> Evaluation:
     # With a precision, how many are needed follows from the pilot, so all are kept to look.
     kept = tuple(
-        new.model_copy(update={"values": old.values, "deterministic": old.deterministic})
+        new.model_copy(update={key: getattr(old, key) for key in _KEPT})
         for new, old in zip(empty.levels, before.levels, strict=True)
     )
     full = empty.model_copy(update={"levels": kept, "samples": before.samples})

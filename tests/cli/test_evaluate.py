@@ -201,9 +201,12 @@ def test_over_time(trained: DigitsNet, weights: str, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     command = [NET, "--weights", weights, "--dataset", "digits", "--target", "pcm_joshi2020"]
     more = ["--instances", "2", "--drift-time", "0 s, 1 year", "--compensation", "none"]
+    more += ["--yield-above", "0.5"]
     result = invoke(*command, *more, "--out", str(out))
     assert result.exit_code == 0, result.output
     assert "1 year" in result.stdout
+    assert "noise, 1 year later: " in result.stdout
+    assert "of 2 chips reach 0.5" in result.stdout
 
     run = Evaluation.load(out)
     assert [level.drift_time for level in run.levels] == [0.0, 365 * 86400.0]
