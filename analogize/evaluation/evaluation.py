@@ -13,11 +13,11 @@ from rich.table import Table
 from analogize.crossbar.seeds import chip_seed
 from analogize.devices.times import describe
 from analogize.display.tables import Shown, html, text
-from analogize.drafts import drafting
 from analogize.errors import EvaluationError
 from analogize.evaluation.fingerprint import Fingerprint
 from analogize.evaluation.intervals import spread_floor, stein_count
 from analogize.evaluation.level import GivenChip, Level, Yield
+from analogize.saving.drafts import drafting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

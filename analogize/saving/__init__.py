@@ -7,4 +7,5 @@ May use: api, capture, crossbar, model, devices, targets, and the ground.
 
 manifest.py    what a file says beside its tensors: targets, front ends, regions, the chip
 container.py   the file itself: written whole or not at all, read with named errors
+drafts.py      where any file is written before it has its name, and what killed writers left
 """

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from analogize.drafts import drafting
 from analogize.errors import SavingError
+from analogize.saving.drafts import drafting
 from analogize.saving.manifest import FORMAT, Manifest
 
 _KEY = "analogize"

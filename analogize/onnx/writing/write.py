@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from analogize.drafts import drafting
 from analogize.errors import ExportError
+from analogize.saving.drafts import drafting
 
 # protobuf refuses messages of 2 GiB; leave room for everything that is not a weight.
 EXTERNAL_ABOVE = 2**31 - 2**27
