@@ -4,10 +4,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
+from torch import nn
 
+from analogize import analogize
+from analogize.crossbar.ops import operators
+from analogize.devices.curves import evaluate
 from analogize.targets import load_target, names
 from analogize.targets.load import sources
+from analogize.targets.noise import ProgrammingNoise
 from analogize.targets.spec import (
     Converter,
     GaussianNoise,
@@ -24,6 +30,8 @@ PERCENTILES = PercentileRange(low=0.1, high=99.9)
 
 def test_the_set() -> None:
     assert set(names()) == {
+        "afm_2025",
+        "afm_2025_pcm",
         "ideal",
         "isaac",
         "paper_lenet5_8bit",
@@ -175,3 +183,27 @@ def test_the_other_figures_in_the_comments(law: Law, g_max: float, eta: float) -
 )
 def test_the_spread_in_the_comments(law: Law, g_max: float, low: float, high: float) -> None:
     assert extremes(law, g_max) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_analog_foundation_models_figures() -> None:
+    """Evaluation noise and clipping of arXiv:2505.09663, written out by hand."""
+    training, memory = load_target("afm_2025"), load_target("afm_2025_pcm")
+    (noise,) = memory.noise
+    assert isinstance(noise, ProgrammingNoise)
+    assert noise.bias is not None
+    g = torch.tensor([0.3, 1.0, 50.0, 60.0, 180.0], dtype=torch.float64)
+    one = 2.9398e-5 * g**3 - 3.7158e-3 * g**2 + 0.22420 * g + 2.5797
+    two = 1.2330e-5 * g**3 - 3.0550e-3 * g**2 + 0.24535 * g + 2.1103
+    torch.testing.assert_close(
+        evaluate(noise.sigma, g), torch.where(g < 0.6, 0, torch.where(g < 52.5, one, two))
+    )
+    torch.testing.assert_close(evaluate(noise.bias, g), torch.where(g < 0.6, -g, 0.0))
+    layer = nn.Linear(64, 8, bias=False)
+    (op,) = operators(analogize(layer, training, [torch.randn(200, 64)]))
+    weight = layer.weight.detach()
+    deviation = weight.std(1, correction=0)
+    clipped = weight.clamp(-2.5 * deviation[:, None], 2.5 * deviation[:, None])
+    drawn = torch.stack([op.array.noisy(op.array.clean(weight)) for _ in range(200)])
+    sigma = (drawn - clipped).square().mean((0, 2)).sqrt()
+    # 200 x 64 draws a column: the sample deviation errs by 0.6 %; five of them.
+    torch.testing.assert_close(sigma, 0.03 * 2.5 * deviation, rtol=0.03, atol=0)

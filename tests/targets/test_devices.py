@@ -27,6 +27,7 @@ from analogize.targets.noise import (
 from analogize.targets.spec import Converter, Target
 
 DEVICES = (
+    "afm_2025_pcm",
     "isaac",
     "pcm_hermes",
     "pcm_joshi2020",
@@ -40,6 +41,7 @@ _WORDS = ("schema", "extends", "name", "description", '  - "', "  pairs", "  - m
 YEAR = 365 * DAY
 # The end of the times that each source's figures hold for; None: they hold for time 0 alone.
 LATEST = {
+    "afm_2025_pcm": None,
     "isaac": None,
     "pcm_hermes": YEAR,
     "pcm_joshi2020": YEAR,
@@ -49,7 +51,9 @@ LATEST = {
     "sonos_tcas2022": 5 * DAY,
 }
 PAPER = re.compile(r".+ et al\., .+ \((19|20)\d\d\), (doi:10\.\d{4,}/\S+|https://\S+)(: .+)?")
-TOOL = re.compile(r"(aihwkit|CrossSim|MNSIM 2\.0|CiMLoop), .+ \(https://github\.com/\S+\)")
+TOOL = re.compile(
+    r"(aihwkit|CrossSim|MNSIM 2\.0|CiMLoop|analog-foundation-models), .+ \(https://github\.com/\S+\)"
+)
 
 
 def chip(name: str | Target, **reading: Any) -> torch.Tensor:
