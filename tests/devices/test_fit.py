@@ -1,5 +1,6 @@
 """Fits of programming noise: known curves are found again, bad files are named by row."""
 
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,13 @@ def test_bad_measurements(text: str, message: str, tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="cannot read the measurements"):
         fit_programming_noise(tmp_path / "none.csv")
+
+
+def test_the_spread_is_the_samples_deviation_about_its_mean(tmp_path: Path) -> None:
+    """With few readings n and n - 1 differ most: by 22 % at three."""
+    groups = {2.0: (1.5, 2.0, 3.5), 8.0: (7.0, 8.5, 9.0), 20.0: (18.0, 21.0, 24.0)}
+    rows = [f"{level},{value}" for level, values in groups.items() for value in values]
+    (tmp_path / "few.csv").write_text("\n".join(["target,measured", *rows]))
+    fit = fit_programming_noise(tmp_path / "few.csv", 1)
+    expected = [statistics.stdev(values) for values in groups.values()]
+    assert fit.spread.tolist() == pytest.approx(expected, rel=1e-12)

@@ -66,3 +66,23 @@ def test_a_tile_holds_rows_in_im2col_order() -> None:
 )
 def test_count(product: Product, w: tuple[int, ...], tiles: int) -> None:
     assert count(product, torch.Size(w), 256, 256) == tiles
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7, 1000])
+@pytest.mark.parametrize(("product", "x", "w"), CASES)
+def test_what_is_added_lands_where_it_was_taken(
+    product: Product, x: tuple[int, ...], w: tuple[int, ...], rows: int
+) -> None:
+    """Each weight belongs to one piece, and an input to as many as hold taps of it."""
+    torch.manual_seed(0)
+    inputs, weights = torch.randn(x), torch.randn(w)
+    back, uses = torch.zeros(w), torch.zeros(x)
+    taken = torch.zeros(x)
+    for piece in pieces(product, weights.shape, rows):
+        piece.add_weights(back, piece.weights(weights))
+        piece.add_inputs(taken, piece.inputs(inputs))
+        piece.add_inputs(uses, torch.ones_like(piece.inputs(inputs)))
+
+    assert back.equal(weights)
+    assert bool((uses >= 1).all())
+    assert_close(taken, inputs * uses)

@@ -118,3 +118,13 @@ def test_a_precision_out_of_reach_is_refused_after_the_pilot(linear, tmp_path: P
 def test_a_limit_that_is_none(linear, most) -> None:
     with pytest.raises(EvaluationError, match="max_instances is"):
         measured(*linear, max_instances=most)
+
+
+def test_intervals_take_the_quantile_of_their_own_degrees_of_freedom() -> None:
+    """Student's t at 97.5 % from its table: 12.706 for 1 degree of freedom, 4.303 for 2."""
+    for values, quantile in (((1.0, 3.0), 12.7062), ((1.0, 3.0, 5.0), 4.30265)):
+        half = quantile * float(np.std(values, ddof=1))
+        low, high = stein_interval(values, len(values))
+        assert (high - low) / 2 == pytest.approx(half / len(values) ** 0.5, rel=1e-5)
+        assert stein_count(values, half / 10.001) == 101
+        assert stein_count(values, half / 9.999) == 100

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from analogize import analogize
 from analogize.crossbar.ops import operators
 from analogize.passes import PIPELINE
 from analogize.passes.lower import lower
@@ -57,3 +60,32 @@ def test_a_taken_name_is_not_overwritten() -> None:
     analog = analogize(model, "ideal")
     assert isinstance(analog.get_submodule("0.analog"), nn.ReLU)
     assert isinstance(analog.get_submodule("0.analog_2"), type(operators(analog)[0]))
+
+
+class OneWeightTwoWays(nn.Module):
+    """The same numbers as a convolution and as a transposed one."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.weight, self.groups = nn.Parameter(torch.randn(4, 4 // groups, 3)), groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        down = F.conv1d(x, self.weight, groups=self.groups)
+        return F.conv_transpose1d(down, self.weight, groups=self.groups)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_weight_that_lies_in_the_array_two_ways_has_two_arrays(
+    groups: int, quantized: Any
+) -> None:
+    model = OneWeightTwoWays(groups).eval()
+    x = torch.randn(2, 4, 8)
+    analog = analogize(model, quantized(bits=8, eta=0.1, granularity="channel"), [x])
+    first, second = operators(analog)
+    assert first.array is not second.array
+    # Output channels lie along other axes of the weight, so ranges a channel differ.
+    axes = [(1, 2), (0, 2)] if groups == 1 else [(1, 2)]
+    for op, others in zip((first, second), axes, strict=False):
+        low, high = (end.broadcast_to(model.weight.shape) for end in op.array.limits)
+        largest = model.weight.detach().abs().amax(others, keepdim=True)
+        assert torch.maximum(-low, high).equal(largest.broadcast_to(model.weight.shape))

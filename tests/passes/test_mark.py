@@ -6,10 +6,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from analogize import Target, analogize, regions, summary
+from analogize.capture.capture import capture
+from analogize.capture.pipeline import run
+from analogize.passes.choice import Declined
+from analogize.passes.functionalize import functionalize
+from analogize.passes.mark import mark
+from analogize.passes.split_bias import split_bias
+from analogize.targets import load_target
 
 
 class Products(nn.Module):
@@ -71,3 +78,48 @@ def test_summary_counts_the_work(bits: int) -> None:
     assert result.converted_share == 1.0
     assert "converted 100.00%" in str(result)
     assert f"{bits} b" in str(result)
+
+
+class Computed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.analog_one = nn.Linear(4, 4)
+        self.table = nn.Parameter(torch.randn(4, 4))
+        self.scaled = nn.Parameter(torch.randn(4, 4))
+        self.mixed = nn.Bilinear(4, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.analog_one(x)
+        of_weights = F.linear(self.scaled, self.table)
+        scaled = F.linear(y, self.scaled * 2)
+        product = y @ self.table
+        return scaled + product + of_weights.sum() + self.mixed(y, y)
+
+
+def test_every_reason_is_the_right_one() -> None:
+    graph, target = capture(Computed()), load_target("ideal")
+    run(graph, target, [functionalize, split_bias])
+    assert mark(graph, target) == 1
+    records = [n.meta["analog"] for n in graph.graph.nodes if "analog" in n.meta]
+    declined = {(r.operator, r.reason) for r in records if isinstance(r, Declined)}
+    assert declined == {
+        ("linear", "its input is stored too; nothing is computed online"),
+        ("linear", "its weight is computed from parameters"),
+        ("matmul", "'matmul' with a stored weight is not supported; use nn.Linear or F.linear"),
+        ("Bilinear", "Bilinear is not supported; write it with nn.Linear or F.linear"),
+    }
+
+
+def test_attributes_known_at_run_time_only_are_declined() -> None:
+    class Strided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 3, 2))
+
+        def forward(self, x: Tensor, step: int) -> Tensor:
+            return F.conv1d(x, self.weight, stride=step)
+
+    graph = fx.symbolic_trace(Strided())
+    assert mark(graph, load_target("ideal")) == 0
+    (record,) = (n.meta["analog"] for n in graph.graph.nodes if "analog" in n.meta)
+    assert record.reason == "its stride is computed at run time"

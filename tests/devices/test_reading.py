@@ -1,0 +1,75 @@
+"""What a product's own noise is made of: pairs that average, and nothing where nothing is drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from analogize.devices.reading import CellNoise, disturbance
+from analogize.product import Linear
+from analogize.targets.conductance import Conductance
+from analogize.targets.curve import Polynomial
+from analogize.targets.noise import GaussianNoise, OutputNoise, ReadNoise
+
+CURVE = Polynomial(coefficients=(0.3, 0.5), reference=25.0)
+
+
+def cells(pairs: int) -> CellNoise:
+    mapping = Conductance(g_min=1.0, g_max=26.0, pairs=pairs)
+    return CellNoise(((CURVE, 1.0),), mapping, 50.0)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5])
+def test_pairs_average(pairs: int) -> None:
+    """With n pairs each holds the weight, and their mean deviates by a share of 1 / sqrt(n)."""
+    weights = torch.tensor([0.0, 10.0, -50.0])
+    # 2 weight units a microsiemens: devices at g_min + |w| / 2, and at g_min.
+    held, off = 1.0 + weights.abs() / 2, torch.tensor(1.0)
+    sigma = [0.3 + 0.5 * g / 25.0 for g in (held, off)]
+    expected = (sigma[0] ** 2 + sigma[1] ** 2) * 2.0**2 / pairs
+    assert_close(cells(pairs).variance(weights), expected)
+
+
+def test_independent_models_add_their_variances() -> None:
+    weights = torch.tensor([4.0])
+    one = cells(1)
+    both = CellNoise(((CURVE, 1.0), (CURVE, 2.0)), one.conductance, one.full)
+    assert_close(both.variance(weights), 5 * one.variance(weights))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        [],
+        [ReadNoise()],
+        [OutputNoise(std=0.0)],
+        [ReadNoise(), OutputNoise(std=0.0)],
+        [GaussianNoise(eta=0.5)],
+    ],
+)
+def test_nothing_is_drawn_without_a_sigma(noise: list) -> None:
+    assert disturbance(noise, 2.0, 3.0, None, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        ReadNoise(additive=0.1),
+        ReadNoise(multiplicative=0.1),
+        OutputNoise(std=0.1),
+        ReadNoise(sigma=CURVE),
+    ],
+)
+def test_one_sigma_is_enough_to_draw(noise: ReadNoise | OutputNoise) -> None:
+    mapping = Conductance(g_min=0.0, g_max=25.0)
+    found = disturbance([noise], 2.0, 3.0, mapping, 1.0)
+    assert found is not None
+    torch.manual_seed(0)
+    acc = torch.zeros(4, 3)
+    found(acc, torch.ones(4, 5), torch.ones(3, 5), Linear())
+    assert bool((acc != 0).all())
+
+
+def test_read_noise_without_conductances_has_no_cells() -> None:
+    assert disturbance([ReadNoise(sigma=CURVE)], 2.0, 3.0, None, 1.0) is None

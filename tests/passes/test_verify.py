@@ -1,0 +1,55 @@
+"""What verification compares: how many values, of which kinds, shapes, types and sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from analogize.errors import PassError
+from analogize.passes.verify import require_equal
+
+ONE, TWO = torch.ones(2), torch.full((2,), 2.0)
+
+
+@dataclass
+class Pair:
+    first: Any
+    second: Any
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "message"),
+    [
+        ((ONE,), (ONE, ONE), "returns 1 values, not 2"),
+        ((ONE, ONE), ONE, "returns 2 values, not 1"),
+        ({"a": ONE, "b": TWO}, {"a": ONE}, "returns 2 values, not 1"),
+        ((ONE, 3), (ONE, ONE), "output 1 is a int, not a Tensor"),
+        ((3, ONE), (ONE, ONE), "output 0 is a int, not a Tensor"),
+        (torch.ones(3), ONE, r"output 0: shape \(3,\), not \(2,\)"),
+        (ONE.double(), ONE, "output 0: torch.float64, not torch.float32"),
+        ((ONE, TWO), (ONE, ONE), "output 1 of the rewritten model differs .* by 1.0e\\+00"),
+        (Pair(ONE, [TWO]), Pair(ONE, [ONE]), "output 1 of the rewritten model differs"),
+        (ONE * float("nan"), ONE, "output 0 of the rewritten model differs"),
+        (ONE * float("inf"), ONE, "output 0 of the rewritten model differs"),
+    ],
+)
+def test_a_difference_is_named(actual: Any, expected: Any, message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        require_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected"),
+    [
+        (Pair(ONE, {"a": TWO}), Pair(ONE, {"a": TWO})),
+        (torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("inf")])),
+        (torch.tensor([1, 2]), torch.tensor([1, 3])),
+        # Additions in another order: 2^-23 and little more.
+        (ONE * (1 + 1e-6), ONE),
+    ],
+)
+def test_rounding_and_whole_numbers_pass(actual: Any, expected: Any) -> None:
+    require_equal(actual, expected)
