@@ -22,6 +22,7 @@ from analogize.errors import ChipError
 from analogize.model.parts import report_of
 from analogize.model.sharding import drop_copies, is_sharded, own_part, part_beside, whole
 from analogize.quantize import Bound, clamp_
+from analogize.targets.noise import ReadNoise
 from analogize.targets.spec import Compensation, NoiseModel
 
 
@@ -145,7 +146,10 @@ def noise_mode(model: nn.Module, mode: NoiseMode) -> Iterator[None]:
 def noise_level(model: nn.Module, eta: float | None) -> Iterator[None]:
     """Within the block every region's weight noise has level ``eta``; None keeps the target's.
 
-    The level is ``eta`` of the Gaussian model and ``ratio`` of the fixed-SNR one. A chip that was
+    The level is ``eta`` of the Gaussian model and ``ratio`` of the fixed-SNR one. On targets that
+    describe devices it is a factor on their noise: the ``scale`` of every model of programming,
+    relaxation, drift, variation and reading, so that 1 is the target's own noise and 0 none. Stuck
+    devices, wires, output noise and functions of one's own stay as they are. A chip that was
     programmed before keeps the level it was drawn with.
 
     Raises:
@@ -154,34 +158,40 @@ def noise_level(model: nn.Module, eta: float | None) -> Iterator[None]:
     if eta is None:
         yield
         return
+    ops = _require_operators(model)
     arrays = _arrays(model)
     before = [array.noise for array in arrays]
     try:
-        for array in arrays:
-            array.noise = _at_level(array, eta)
+        _set_noise(ops, arrays, [_at_level(array, eta) for array in arrays])
         yield
     finally:
-        for array, former in zip(arrays, before, strict=True):
-            array.noise = former
+        _set_noise(ops, arrays, before)
+
+
+def _set_noise(
+    ops: Iterable[AnalogOp],
+    arrays: Iterable[WeightArray],
+    models: Iterable[tuple[NoiseModel, ...]],
+) -> None:
+    for array, each in zip(arrays, models, strict=True):
+        array.noise = each
+    for op in ops:  # what products draw is derived from the models once
+        if any(isinstance(each, ReadNoise) for each in op.array.noise):
+            op.refresh()
 
 
 def _at_level(array: WeightArray, eta: float) -> tuple[NoiseModel, ...]:
     if not eta >= 0:
         raise ChipError(f"noise level {eta!r} must be a number of at least 0")
-    if eta == 0 and not array.noise:
-        return array.noise
-    if len(array.noise) != 1:
-        count = len(array.noise) or "no"
-        raise ChipError(
-            f"region '{array.name}' has {count} noise models, so a level of {eta:g} is ambiguous; "
-            "use a target with exactly one, or leave eta unset to use the target's own noise"
-        )
-    if not noise.has_level(array.noise[0]):
-        raise ChipError(
-            f"region '{array.name}': the noise model '{array.noise[0].model}' has no level that "
-            "could be set; leave eta unset to use the target's own noise"
-        )
-    return (noise.at_level(array.noise[0], eta),)
+    found = noise.all_at_level(array.noise, eta)
+    if found is not None:
+        return found
+    kinds = ", ".join(f"'{model.model}'" for model in array.noise) or "none"
+    raise ChipError(
+        f"region '{array.name}': a level of {eta:g} would have no meaning for its noise models "
+        f"({kinds}): give the target one Gaussian or fixed-SNR model, or device models without "
+        "such, or leave eta unset to use the target's own noise"
+    )
 
 
 @torch.no_grad()

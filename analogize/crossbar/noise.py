@@ -23,6 +23,7 @@ from analogize.targets.noise import (
     NoiseModel,
     OutputNoise,
     ReadNoise,
+    ScaledModel,
     StuckNoise,
     VariationNoise,
     acts_on_devices,
@@ -174,3 +175,22 @@ def at_level(model: NoiseModel, value: float) -> NoiseModel:
     """The same model at another level, validated like a target's."""
     fields = model.model_dump() | {_LEVEL[type(model)]: value}
     return type(model).model_validate(fields)
+
+
+def all_at_level(models: tuple[NoiseModel, ...], value: float) -> tuple[NoiseModel, ...] | None:
+    """The models of one array at another level; None where a level has no meaning for them.
+
+    One Gaussian or fixed-SNR model has a level of its own. Of device models it is the ``scale``,
+    a factor on what the target says; models without one stay as they are.
+    """
+    levels = [model for model in models if has_level(model)]
+    if not levels and any(isinstance(model, ScaledModel) for model in models):
+        return tuple(
+            model.model_copy(update={"scale": float(value)})
+            if isinstance(model, ScaledModel)
+            else model
+            for model in models
+        )
+    if len(models) == len(levels) == 1:
+        return (at_level(models[0], value),)
+    return models if value == 0 and not models else None

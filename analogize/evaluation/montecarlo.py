@@ -72,7 +72,8 @@ def evaluate(
         metric: ``"accuracy"`` (top-1), a torchmetrics metric, which is cloned, or a function of
             (outputs, targets) that returns the batch's mean, which is averaged over samples.
         eta: A noise level, or several; None is the target's own noise. The level is ``eta`` of the
-            Gaussian noise model and the ratio of the fixed-SNR one.
+            Gaussian noise model and the ratio of the fixed-SNR one; on targets that describe
+            devices it is a factor on their noise, 1 for the target's own (``noise_level``).
         instances: Number of chips a level, at least 1.
         seed: What the chips' seeds derive from.
         precision: Go on until each level's 95 % interval is at most so far from its mean, in units

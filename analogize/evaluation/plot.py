@@ -78,6 +78,17 @@ _AXIS = {
     "fixed_snr": r"noise level $\sigma_N\,/\,\sigma_W$",
 }
 _ANY_AXIS = r"noise level $\eta$"
+# On device targets a level is a factor on the noise that the target describes.
+_DEVICE_AXIS = "noise over the target's own"
+_DEVICES = (
+    "programming",
+    "relaxation",
+    "drift",
+    "log_drift",
+    "one_over_f",
+    "variation",
+    "read",
+)
 
 
 def draw_robustness(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
@@ -107,6 +118,8 @@ def draw_robustness(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
         if level.eta is None:
             _draw_line(axes, mean, level, f"{label} (target's own noise)", colour)
     kinds = {_AXIS.get(kind, _ANY_AXIS) for kind in evaluation.noise}
+    if kinds == {_ANY_AXIS} and any(kind in _DEVICES for kind in evaluation.noise):
+        kinds = {_DEVICE_AXIS}
     axes.set_xlabel(kinds.pop() if len(kinds) == 1 else _ANY_AXIS)
     axes.set_ylabel(evaluation.metric)
     axes.grid(alpha=0.3)

@@ -240,7 +240,7 @@ def test_levels_need_one_noise_model(make_target: Make) -> None:
     silent = analogize(Two(), "ideal")
     with noise_level(silent, 0.0):
         pass
-    with pytest.raises(ChipError, match=r"region 'a' has no noise models.*0\.1"):
+    with pytest.raises(ChipError, match=r"region 'a': a level of 0\.1 .*\(none\)"):
         noise_level(silent, 0.1).__enter__()
     with pytest.raises(ChipError, match="at least 0"):
         noise_level(silent, -0.1).__enter__()

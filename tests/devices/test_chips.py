@@ -215,13 +215,48 @@ def test_devices_and_wires_compile_to_one_graph() -> None:
         torch.compile(analog, backend="aot_eager")(x)
 
 
-def test_a_level_cannot_be_set_on_devices() -> None:
-    analog = analogize(nn.Linear(4, 4), target(PROGRAMMING))
-    with (
-        pytest.raises(ChipError, match="'programming' has no level"),
-        noise_level(analog, 0.1),
-    ):
-        pass
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0, 2.0])
+def test_a_level_on_devices_is_a_factor_on_their_noise(level: float) -> None:
+    """Far from the cut-off at 0 the deviation is proportional to it, draw for draw."""
+    mapping = {"g_min": 10.0, "g_max": 25.0}
+    analog = analogize(nn.Linear(50, 50, bias=False), target(PROGRAMMING, conductance=mapping))
+    clean = analog.get_parameter("weight").detach()
+    program(analog, 1)
+    own = chips(analog)[0] - clean
+    with noise_level(analog, level):
+        program(analog, 1)
+        assert_close(chips(analog)[0] - clean, level * own, rtol=1e-4, atol=1e-6)
+    program(analog, 1)
+    assert_close(chips(analog)[0] - clean, own, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 2.0])
+def test_a_level_scales_drift_and_read_noise(level: float) -> None:
+    read = {"model": "read", "sigma": {"kind": "polynomial", "coefficients": [0.5]}}
+    analog = analogize(nn.Linear(50, 3, bias=False), target(DRIFT, read)).eval()
+    x, day = torch.randn(50).expand(20_000, 50), 86400.0
+    with noise_level(analog, level):
+        program(analog, 1, drift_time=day)
+        # A drift of nu is one of level times nu.
+        drifted = analog.get_parameter("weight").detach() * (1 + day / 20) ** (-0.06 * level)
+        assert_close(chips(analog)[0], drifted, rtol=1e-3, atol=1e-5)
+        found = analog(x).std(0)
+        scaled = [m for m in operators(analog)[0].array.noise if m.model == "read"]
+        assert scaled[0].scale == level  # type: ignore[union-attr]
+    own = analog(x).std(0)
+    # Each deviation of 20 000 draws has a standard error of 0.5 %.
+    assert_close(found, level * own, rtol=0.05, atol=1e-6)
+
+
+def test_a_level_without_a_meaning_is_refused() -> None:
+    gaussian = {"model": "gaussian", "eta": 0.1}
+    for noise in ([PROGRAMMING, gaussian], [{"model": "stuck", "at_min": 0.1}]):
+        analog = analogize(nn.Linear(4, 4), target(*noise))
+        with (
+            pytest.raises(ChipError, match=r"a level of 0\.1 would have no meaning"),
+            noise_level(analog, 0.1),
+        ):
+            pass
 
 
 CONV = Convolution("conv2d", (2, 1), (1, 0), (1, 2), groups=2)

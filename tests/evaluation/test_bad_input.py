@@ -111,7 +111,7 @@ def test_a_level_that_cannot_be_set_fails_before_the_first_chip(
     batches: Batches, net: Make, counted: Make
 ) -> None:
     data = counted(batches)
-    with pytest.raises(ChipError, match="no noise models"):
+    with pytest.raises(ChipError, match=r"no meaning for its noise models \(none\)"):
         evaluate(analogize(net(), "ideal"), data, eta=[0.0, 0.1])
     assert data.given == 0
 
