@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from analogize.cli import targets
+from analogize.cli import chip, targets
 from analogize.cli.demo import demo_command
 from analogize.cli.evaluate import evaluate_command
 from analogize.cli.export import export_command
@@ -59,6 +59,7 @@ app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
 app.command("summary")(summary_command)
+app.add_typer(chip.app, name="chip")
 app.add_typer(targets.app, name="targets")
 
 
