@@ -9,6 +9,7 @@ again = load_onnx("model.onnx")           # a runnable analog module with the sa
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -70,6 +71,8 @@ def export_onnx(
     arithmetic: Arithmetic = "float",
     opset: int = 21,
     external_above: int = EXTERNAL_ABOVE,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> Exported:
     """Write ``model`` as ONNX with its analog regions annotated.
 
@@ -94,6 +97,10 @@ def export_onnx(
             pattern that onnxruntime fuses to QLinearConv, fastest and up to one ADC step off.
         opset: ONNX opset, 21 to 23.
         external_above: bytes of weights beyond which they go to ``<path>.data``.
+        input_names: names of the graph's inputs, in order; by default the model's own arguments,
+            with keys and positions of nested ones behind an underscore.
+        output_names: names of its outputs; by default the keys or fields of what the model returns,
+            or ``output``, or ``output_0`` and so on.
 
     Returns:
         What was written.
@@ -125,6 +132,8 @@ def export_onnx(
         dynamic_batch=dynamic_batch,
         opset=opset,
         exact_batchnorm=exact_batchnorm,
+        input_names=input_names,
+        output_names=output_names,
     )
     report = report_of(model)
     target = report.target if report is not None else "unknown"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from analogize.errors import ExportError
 from analogize.model.calls import Call
 from analogize.model.counting import eval_mode
 from analogize.model.module import AnalogModule, DigitalProduct
+from analogize.onnx.writing import names
 from analogize.onnx.writing.kept import prepared
 from analogize.onnx.writing.prepare import prepare_graph
 
@@ -50,6 +51,8 @@ def trace(
     dynamic_batch: bool,
     opset: int,
     exact_batchnorm: bool,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> Traced:
     """Export ``module`` in eval mode.
 
@@ -60,11 +63,14 @@ def trace(
         dynamic_batch: leave the first dimension of every input free.
         opset: the ONNX opset.
         exact_batchnorm: spell out BatchNorm with one rounding, as torch computes it.
+        input_names: of the graph's inputs; the model's own by default.
+        output_names: of its outputs, likewise.
 
     Raises:
         ExportError: torch cannot export the model, or not with a dynamic batch.
     """
     numbers = {op: number for number, op in enumerate(operators)}
+    call = names.in_order(module, call)
     with eval_mode(module), torch.no_grad():
         if isinstance(module, AnalogModule):
             ready = prepare_graph(module, numbers, exact_batchnorm)
@@ -72,6 +78,17 @@ def trace(
         else:
             with prepared(module, numbers, exact_batchnorm) as ready:
                 program = _export(ready.module, call, dynamic_batch, opset)
+    ends = program.model.graph.inputs, program.model.graph.outputs
+    if input_names is None:
+        own = names.argument_names(module, call)
+        # What torch makes of further arguments, numbers for example, keeps torch's names.
+        input_names = own if len(own) == len(ends[0]) else [v.name or "" for v in ends[0]]
+    given = list(input_names)
+    if output_names is None:
+        structure = program.exported_program.module_call_graph[0].signature.out_spec
+        output_names = names.distinct(names.output_names(structure, len(ends[1])), given)
+    symbols = dict.fromkeys(names.batch_symbol(ends[0]), "batch") if dynamic_batch else {}
+    names.name_interface(program.model, given, list(output_names), symbols)
     return Traced(program.model, ready.scopes, ready.paths)
 
 
