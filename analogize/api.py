@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from analogize.capture.choose import Capture, rewrite
 from analogize.crossbar.calibrate import calibrate
@@ -16,8 +17,8 @@ from analogize.crossbar.ops import AnalogOp, operators
 from analogize.devices.custom import check_functions
 from analogize.errors import CalibrationError, CaptureError
 from analogize.model.calls import Call, batch_call, device_of, example_call
-from analogize.model.copying import copied
-from analogize.model.counting import census, eval_mode, is_lazy, is_uninitialized
+from analogize.model.copying import all_or_nothing, copied, refuse_sharded, uncompiled
+from analogize.model.counting import Census, census, eval_mode, is_lazy, is_uninitialized
 from analogize.passes.request import DigitalChoice, Request
 from analogize.targets import load_target
 from analogize.targets.spec import Target
@@ -53,12 +54,12 @@ def analogize(
         digital: what to keep digital besides the target's own choices: region names or globs,
             module types, or predicates of (name, module); ``"ends"`` is the first and the last
             region, a small share of the work that noise hurts most.
-        capture: the front end: ``"fx"`` traces the whole model into one graph; ``"hierarchical"``
-            keeps the model's Python and rewrites its modules; ``"intercept"`` also follows weights
-            that this Python uses directly; ``"auto"`` takes the first that gives the model's own
-            results and leaves the least digital.
+        capture: the front end. ``"auto"`` keeps the model's Python, its class and its methods:
+            ``"hierarchical"`` rewrites its modules, and ``"intercept"``, which it takes where that
+            Python uses weights directly, follows these too. ``"fx"`` makes one graph of the model,
+            which computes what the example did; it refuses what it sees a graph would lose.
         inplace: rewrite over the model's own modules instead of a copy. Parameters are shared
-            then, and the original must not be used any more.
+            then, and the original must not be used any more. After an error it is as before.
 
     Returns:
         The rewritten model, in the original's train or eval mode. ``model`` is untouched unless
@@ -74,32 +75,48 @@ def analogize(
     check_functions(loaded)
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected an nn.Module, got {type(model).__name__}")
+    # torch.compile's wrapper holds code of the model as it was.
+    model = getattr(model, "_orig_mod", model)
     if any(isinstance(m, AnalogOp) for m in model.modules()):
         raise CaptureError(
             "the model is analog already; call analogize() on the original, or change the noise "
             "with noise_level() and noise_mode()"
         )
+    refuse_sharded(model)
     example, batches = _first_call(model, calibration, example_inputs)
     _refuse_lazy(model, example)
-    original = None if example is None else census(model, example)
-    expected = None if original is None else original.output
     wanted = (digital,) if isinstance(digital, str) else tuple(digital)
+    with all_or_nothing(model):
+        original = None if example is None else census(model, example)
+        working = model if inplace else copied(model)
+        uncompiled(working)
+        if is_lazy(working) and example is not None:
+            with eval_mode(working), torch.no_grad():
+                example(working)
+        captured = _captured(working, loaded, example, original, wanted, capture)
+        if not operators(captured):
+            raise CaptureError(_nothing_to_rewrite(captured))
+        if batches is not None:
+            calibrate(captured, batches)
+    return captured
+
+
+def _captured(
+    working: nn.Module,
+    target: Target,
+    example: Call | None,
+    original: Census | None,
+    wanted: tuple[DigitalChoice, ...],
+    capture: Capture,
+) -> nn.Module:
+    expected = None if original is None else original.output
     choices = tuple(choice for choice in wanted if choice != ENDS)
-    working = model if inplace else copied(model)
-    if is_lazy(working) and example is not None:
-        with eval_mode(working), torch.no_grad():
-            example(working)
-    if loaded.digital.ends or len(choices) < len(wanted):
+    if target.digital.ends or len(choices) < len(wanted):
         # Which regions there are, and in which order, is known once they have been made.
         first = Request(example, expected, choices)
-        choices = (*choices, _ends(rewrite(copied(working), loaded, first, original, capture)))
+        choices = (*choices, _ends(rewrite(copied(working), target, first, original, capture)))
     request = Request(example, expected, choices)
-    captured = rewrite(working, loaded, request, original, capture)
-    if not operators(captured):
-        raise CaptureError(_nothing_to_rewrite(captured))
-    if batches is not None:
-        calibrate(captured, batches)
-    return captured
+    return rewrite(working, target, request, original, capture)
 
 
 def _ends(rewritten: nn.Module) -> DigitalChoice:
@@ -140,6 +157,7 @@ def _first_call(
         except StopIteration:
             raise CalibrationError("the calibration data hold no batch") from None
         call = batch_call(first)
-        # A loader starts over by itself; an iterator is used up by what was taken from it.
-        batches = chain([first], iterator) if iterator is calibration else calibration
+        # A loader starts over by itself; who knows whether another iterable does.
+        starts_over = isinstance(calibration, Sequence | DataLoader)
+        batches = calibration if starts_over else chain([first], iterator)
     return None if call is None else call.to(device_of(model)), batches

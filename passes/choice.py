@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from analogize.errors import PassError
 from analogize.passes.request import DigitalChoice
@@ -87,6 +88,21 @@ class Choices:
                 patterns = ", ".join(map(repr, override.regions))
                 said = f"target '{self.target.name}', overrides.{number}: {patterns}"
                 _refuse_unused(said, override.regions[0], self._regions)
+
+
+def unmappable(weight: Tensor) -> str | None:
+    """Why no array can hold ``weight``, whatever its values, or None."""
+    if weight.layout is not torch.strided:
+        return (
+            f"its weight is {str(weight.layout).removeprefix('torch.')}; an array holds dense ones"
+        )
+    if not weight.dtype.is_floating_point:
+        return (
+            f"its weight is {str(weight.dtype).removeprefix('torch.')}; an array holds real numbers"
+        )
+    if not weight.numel():
+        return f"its weight has no element (shape {tuple(weight.shape)})"
+    return None
 
 
 def enclosing(model: nn.Module, weight: str) -> list[nn.Module]:

@@ -20,6 +20,7 @@ from analogize.passes.choice import (
     Declined,
     Selected,
     enclosing,
+    unmappable,
 )
 from analogize.passes.functionalize import has_hooks
 from analogize.passes.request import request_of
@@ -116,6 +117,8 @@ def _judge_product(
     if not isinstance(value, nn.Parameter):
         kind = "a buffer" if _is_buffer(module, path) else "computed from parameters"
         return Declined(name, operator_name, f"its weight '{path}' is {kind}")
+    if (why_not := unmappable(value)) is not None:
+        return Declined(name, operator_name, why_not)
     name = path.removesuffix(".weight") if path.endswith(".weight") else path
     dynamic = [k for k, v in arguments.items() if k not in ("input", "weight") and _has_node(v)]
     dynamic = [k for k in dynamic if k != "output_padding"]

@@ -79,6 +79,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _require_equal_tensors(index: int, a: Tensor, b: Tensor) -> None:
+    a, b = a.detach(), b.detach()
     if a.shape != b.shape:
         raise PassError(f"output {index}: shape {tuple(a.shape)}, not {tuple(b.shape)}")
     if a.dtype != b.dtype:

@@ -7,7 +7,6 @@ intercept     the same, and weights that this Python uses directly are intercept
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -19,7 +18,7 @@ from analogize.capture.capture import capture as trace
 from analogize.capture.kept import keep
 from analogize.capture.pipeline import run
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
-from analogize.errors import CaptureError, PassError
+from analogize.errors import CaptureError
 from analogize.model.calls import Call
 from analogize.model.counting import Census, StoredProduct, census, eval_mode
 from analogize.model.module import DigitalProduct, Report, allow_hooks, refuse_hooks
@@ -32,7 +31,9 @@ from analogize.targets.spec import Target
 Capture = Literal["auto", "fx", "hierarchical", "intercept"]
 FrontEnd = Literal["fx", "hierarchical", "intercept"]
 
-logger = logging.getLogger("analogize")
+# What a graph would freeze is not in its nodes: attributes set later, contexts, branches on modes,
+# the class with its methods. Nothing proves that a model's Python has none of it.
+_WHY_NO_GRAPH = "fx: a graph would freeze what the model's Python decides; ask for it by name"
 
 
 def rewrite(
@@ -59,29 +60,14 @@ def rewrite(
             "capture='intercept' finds weights by running the model; pass example_inputs or "
             "calibration data"
         )
-    if capture != "auto":
-        return _attempt(capture, model, target, request, original, ())
-    second = _second_call(model, request.example)
-    left: float = float("inf")
-    try:
-        traced = _attempt("fx", model, target, request, original, ())
-        if second is not None:
-            _require_equal_again(traced, *second)
-        declined = _what_is_missing(traced)
-        if declined is None:
-            return traced
-        left = _left(traced) if operators(traced) else left
-    except (CaptureError, PassError) as error:
-        # torch.fx adds where it was, in several lines.
-        declined = str(error).partition("\n")[0]
-    reasons = (f"fx: {declined}",)
-    logger.info("front end %s", reasons[0])
-    restore(model)
-    kept = _attempt("intercept", model, target, request, original, reasons)
-    if _left(kept) < left:
-        return kept
-    restore(model)
-    return _attempt("fx", model, target, request, original, ())
+    second = _second_call(model, request.example) if capture == "fx" else None
+    if capture == "auto":
+        kept: FrontEnd = "hierarchical" if request.example is None else "intercept"
+        return _attempt(kept, model, target, request, original, (_WHY_NO_GRAPH,))
+    rewritten = _attempt(capture, model, target, request, original, ())
+    if capture == "fx" and second is not None:
+        _require_equal_again(rewritten, *second)
+    return rewritten
 
 
 def restore(model: nn.Module) -> None:
@@ -89,8 +75,8 @@ def restore(model: nn.Module) -> None:
     for module in model.modules():
         if (origin := getattr(type(module), "_analog_origin", None)) is not None:
             module.__class__ = origin()[0]
-        module.__dict__.pop("_analog_scope", None)
-        module.__dict__.pop("_analog_names", None)
+        for name in ("_analog_scope", "_analog_names", "_analog_name"):
+            module.__dict__.pop(name, None)
         allow_hooks(module)
         for name, child in list(module._modules.items()):
             if isinstance(child, AnalogOp):
@@ -114,7 +100,7 @@ def _attempt(
         if name == "intercept" and not any("_analog_scope" in m.__dict__ for m in model.modules()):
             name = "hierarchical"
         elif name == "intercept":
-            reason = "hierarchical: Python that could not be traced uses weights directly"
+            reason = "hierarchical: its Python uses weights directly"
             declined = (*declined, reason)
     total = None if original is None else original.macs
     if original is not None and operators(rewritten):

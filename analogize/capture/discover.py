@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils._pytree import tree_leaves
 
-from analogize.capture.intercept import Interception, Part, Scope
+from analogize.capture.intercept import Interception
 from analogize.capture.leaf import leaf_product
+from analogize.capture.scope import Part, Scope
 from analogize.crossbar.ops import AnalogOp
 from analogize.model.calls import Call
 from analogize.model.counting import eval_mode
 from analogize.model.expression import Expression
+from analogize.model.snapshot import unchanged
 from analogize.product import Product
 
 
@@ -35,6 +37,7 @@ class Site:
         bias: the bias' qualified name, or None.
         calls: how often the example calls it.
         input_shape: of the first call.
+        shared_part: the same weight, where Python uses that of a stock module directly as well.
         operator_module: the analog operator, once it is made.
     """
 
@@ -47,7 +50,13 @@ class Site:
     bias: str | None = None
     calls: int = 0
     input_shape: tuple[int, ...] | None = None
+    shared_part: Part | None = None
     operator_module: AnalogOp | None = None
+
+    @property
+    def used(self) -> Part | None:
+        """What Python uses directly, if it does."""
+        return self.part or self.shared_part
 
     @property
     def expression(self) -> Expression | None:
@@ -76,7 +85,7 @@ class Discovery:
     @property
     def direct(self) -> list[Site]:
         """Uses of weights that no stock module makes."""
-        return [s for s in self.sites if s.part is not None]
+        return [s for s in self.sites if s.used is not None]
 
 
 def discover(model: nn.Module, example: Call | None) -> Discovery:
@@ -90,13 +99,15 @@ def discover(model: nn.Module, example: Call | None) -> Discovery:
         mine = [s for s in leaves.values() if not _is_read_by_parent(s)]
         return Discovery(sites=mine)
     watcher = _Notes(model, leaves)
-    scope = Scope(model)
-    names = [n for n, _ in model.named_parameters()] + [n for n, _ in model.named_buffers()]
+    scope = Scope()
+    scope.follow(model, [n for n, _ in model.named_parameters()])
+    scope.follow(model, [n for n, _ in model.named_buffers()])
     with ExitStack() as stack:
+        stack.enter_context(unchanged(model))
         stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(watcher.following())
-        stack.enter_context(Interception(scope, tuple(names), watcher))
+        stack.enter_context(Interception(scope, watcher))
         example(model)
     return watcher.result()
 
@@ -142,7 +153,7 @@ class _Notes:
         return Discovery(self.order, uncalled, self.users, unmet)
 
     def _directly_used(self) -> set[str]:
-        return {n for s in self.direct.values() if s.part for n in s.part.whole.names}
+        return {n for s in self.direct.values() if s.used for n in s.used.whole.names}
 
     def met(self, values: tuple[Any, ...]) -> None:
         self.seen |= {id(leaf) for leaf in tree_leaves(values)}
@@ -157,7 +168,7 @@ class _Notes:
         if self._in_leaf():
             return
         self.users.add(self._here())
-        site = self.direct.get((part.key, product))
+        site = self.direct.get((part.key, product)) or self._same_as_a_leaf(part, product)
         if site is None:
             name = self._name(part)
             bias = self.names.get(id(arguments.get("bias")))
@@ -166,6 +177,15 @@ class _Notes:
             self.direct[part.key, product] = site
             self.order.append(site)
         site.calls += 1
+
+    def _same_as_a_leaf(self, part: Part, product: Product) -> Site | None:
+        """The stock module, called before, that computes this very product: one operator."""
+        for site in self.called.values():
+            if (site.weight, site.product) == (part.key, product):
+                site.shared_part = part
+                self.direct[part.key, product] = site
+                return site
+        return None
 
     def _name(self, part: Part) -> str:
         """The parameter's path; a number tells several uses of one parameter apart."""

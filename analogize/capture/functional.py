@@ -44,5 +44,5 @@ def add_bias(y: Tensor, bias: Tensor | None, dimensions: int) -> Tensor:
     """The digital addition after the array; keeps the product's dtype."""
     if bias is None:
         return y
-    column = bias.to(y.dtype)
+    column = bias.type_as(y)
     return y + (column.view(-1, *[1] * dimensions) if dimensions else column)

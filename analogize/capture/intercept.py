@@ -9,22 +9,22 @@ nobody prepared an operator for, in a branch that the example did not take, runs
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from analogize.capture import recurrent
 from analogize.capture.functional import add_bias, normalized
-from analogize.crossbar.ops import AnalogOp
+from analogize.capture.scope import RUNNING, Part, Scope, Watcher
 from analogize.crossbar.seeds import version
 from analogize.model.expression import (
-    Expression,
     Property,
     applied,
     expanded,
@@ -33,11 +33,10 @@ from analogize.model.expression import (
     leaf,
 )
 from analogize.passes.signature import PRODUCTS, RULES
-from analogize.product import Product
 
 logger = logging.getLogger("analogize")
 
-__all__ = ["Interception", "Part", "Scope", "Watcher", "recurrent"]
+__all__ = ["Interception", "recurrent", "running"]
 
 # Functions that choose or rearrange elements, and so commute with programming them on a chip.
 _MOVES = frozenset(
@@ -72,86 +71,62 @@ _EXPANSIONS = frozenset(["expand", "expand_as", "broadcast_to"])
 _CHOICES = frozenset(["__getitem__", "index_select", "select"])
 
 
-@dataclass(frozen=True)
-class Part:
-    """A tensor computed from parameters: a whole, and moves that depend on the input.
-
-    Attributes:
-        whole: the static expression, which a chip can hold.
-        moves: functions that take a chip of the whole to one of this part; () for the whole.
-    """
-
-    whole: Expression
-    moves: tuple[Callable[[Any], Any], ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Equal keys share an array."""
-        return self.whole.key + "[*]" * bool(self.moves)
-
-    def through(self, chip: Any) -> Any:
-        """The same part of ``chip``."""
-        for move in self.moves:
-            chip = move(chip)
-        return chip
-
-
-@dataclass
-class Scope:
-    """What the modules of one rewritten model share: its root and its operators by their key.
-
-    Copied and pickled with them, except the interception that is running, if one is.
-    """
-
-    root: nn.Module
-    operators: dict[tuple[str, Product], AnalogOp] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
-    told: set[str] = field(default_factory=set)
-    running: Interception | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "running": None}
-
-
-class Watcher(Protocol):
-    """Sees what an interception meets; used to find out what a model does."""
-
-    def met(self, values: tuple[Any, ...]) -> None:
-        """A function is about to run on weights, among other values."""
-
-    def derived(self) -> None:
-        """A weight was computed from another."""
-
-    def product(
-        self, part: Part, product: Product, operator: str, weight: Tensor, arguments: dict[str, Any]
-    ) -> None:
-        """A product with a stored weight is about to run."""
+def running(scope: Scope) -> Interception | None:
+    """The interception of a model's weights within which this code runs, or None."""
+    return next((run for run in reversed(RUNNING.get()) if run.scope is scope), None)
 
 
 class Interception(TorchFunctionMode):
-    """The mode; ``names`` are the parameters and buffers it follows."""
+    """The mode; it follows the parameters and buffers of its scope."""
 
-    def __init__(self, scope: Scope, names: tuple[str, ...], watcher: Watcher | None = None):
+    def __init__(self, scope: Scope, watcher: Watcher | None = None):
         super().__init__()
         self.scope, self.watcher = scope, watcher
+        self.is_paused = False
         self._parts: dict[int, Part] = {}
         # Tensors are kept alive with their record: a new one could get an old one's id. The number
         # tells whether one was written to since; -1 for parameters, whose values do not matter.
         self._alive: dict[int, tuple[Tensor, int]] = {}
-        self.meet(names)
+        for name, (owner, attribute) in scope.owners.items():
+            self._meet(name, getattr(owner, attribute, None))
 
-    def meet(self, names: tuple[str, ...]) -> None:
-        """Follow these parameters and buffers as they are now; sharding replaces them."""
-        for name in names:
-            tensor = attrgetter(name)(self.scope.root)
-            if id(tensor) not in self._parts:
-                self._record(tensor, Part(leaf(name)), -1)
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Within the block, ``running`` finds this interception."""
+        token = RUNNING.set((*RUNNING.get(), self))
+        try:
+            yield
+        finally:
+            RUNNING.reset(token)
+
+    def meet(self, module: nn.Module, names: tuple[tuple[str, str], ...]) -> None:
+        """Follow weights as ``module`` has them now; sharding and replication replace them.
+
+        Args:
+            module: whose call begins.
+            names: names of weights, each with its path from ``module``.
+        """
+        for name, path in names:
+            steps, _, attribute = path.rpartition(".")
+            try:
+                owner = attrgetter(steps)(module) if steps else module
+            except AttributeError:
+                continue
+            # A head that was replaced is a digital one, whatever it is called.
+            if owner is self.scope.owners[name][0] or hasattr(owner, "_is_replica"):
+                self._meet(name, getattr(owner, attribute, None))
+
+    def _meet(self, name: str, tensor: Any) -> None:
+        if isinstance(tensor, Tensor) and id(tensor) not in self._parts:
+            self._record(tensor, Part(leaf(name)), -1)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run ``func``: as it is, decomposed, or on an array."""
         kwargs = kwargs or {}
+        if self.is_paused:
+            return func(*args, **kwargs)
         if not self._any_stored(args) and not (kwargs and self._any_stored(tuple(kwargs.values()))):
             return func(*args, **kwargs)
         if self.watcher is not None:
@@ -190,8 +165,8 @@ class Interception(TorchFunctionMode):
     def _is_leaf(self, tensor: Tensor) -> bool:
         """Whether ``tensor`` lies in the memory of a parameter or buffer."""
         leaves = (t for t, written in self._alive.values() if written == -1)
-        place = tensor.untyped_storage().data_ptr()
-        return any(t.untyped_storage().data_ptr() == place for t in leaves)
+        place = _place(tensor)
+        return place is not None and any(_place(t) == place for t in leaves)
 
     def _any_stored(self, values: tuple[Any, ...]) -> bool:
         for value in values:
@@ -313,6 +288,11 @@ def _writes(func: Any, kwargs: Any) -> bool:
     name = function_name(func)
     by_name = name.endswith("_") and not name.endswith("__")
     return by_name or name in _AUGMENTED or kwargs.get("out") is not None
+
+
+def _place(tensor: Tensor) -> int | None:
+    """Where a tensor's memory begins; None where it has no single one, as a sparse tensor."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else None
 
 
 def _stable(func: Any) -> Any:

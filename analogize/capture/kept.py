@@ -8,6 +8,8 @@ the module that does, and every module around it, runs its forward under an inte
 from __future__ import annotations
 
 from functools import wraps
+from inspect import isgeneratorfunction
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,14 +17,15 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from analogize.capture.discover import Discovery, Site, discover
-from analogize.capture.intercept import Interception, Scope
+from analogize.capture.intercept import Interception, running
 from analogize.capture.leaf import leaf_product, rewrite_leaf, subclass
+from analogize.capture.scope import Scope
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
 from analogize.errors import CaptureError
 from analogize.model.module import DigitalProduct
 from analogize.model.stored import StoredWeight
-from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing
+from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing, unmappable
 from analogize.passes.lower import Arrays
 from analogize.passes.request import Request
 from analogize.targets.overrides import settings_of
@@ -53,9 +56,9 @@ def keep(
     for site in found.sites:
         owners = enclosing(model, site.weight)
         record = choices.decide(Selected(site.name, site.operator, site.weight), owners)
-        reason = record.reason if isinstance(record, Declined) else _why_not(site, target)
+        reason = record.reason if isinstance(record, Declined) else _why_not(model, site, target)
         if reason is None and site.part is not None and not intercepts:
-            reason = "Python that could not be traced uses its weight directly"
+            reason = "the model's Python uses its weight directly, which only the interception sees"
         if reason is None:
             selected.append(site)
         else:
@@ -67,7 +70,7 @@ def keep(
     if request.example is None:
         digital += _unknown(model)
     _lower(model, selected, target)
-    direct = [s for s in selected if s.part is not None]
+    direct = [s for s in selected if s.used is not None]
     if direct:
         _intercept(model, found, direct)
     log = (f"1 {len(selected) - len(direct)} modules rewritten", f"2 {len(direct)} intercepted")
@@ -96,7 +99,10 @@ def _unknown(model: nn.Module) -> list[DigitalProduct]:
     ]
 
 
-def _why_not(site: Site, target: Target) -> str | None:
+def _why_not(model: nn.Module, site: Site, target: Target) -> str | None:
+    weight = StoredWeight(model, site.weight, site.expression).value()
+    if (reason := unmappable(weight)) is not None:
+        return reason
     granularity = settings_of(target, site.name).weights.granularity
     if site.part is not None and site.part.moves and granularity == "channel":
         return "its part is chosen at run time, which has no per-channel range"
@@ -117,8 +123,12 @@ def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
         owner = model.get_submodule(path)
         owner.add_module(_free_name(owner, name), op.train(owner.training))
         site.operator_module = op
+        whole = site.part is not None and site.part.key == site.weight
         if site.module is not None:
-            rewrite_leaf(site.module)
+            rewrite_leaf(site.module, op)
+        elif whole and name == "weight" and leaf_product(owner) == site.product:
+            # The example reads this layer's weight and never calls it; someone else may.
+            rewrite_leaf(owner, op)
 
 
 def _region(site: Site, weight: Tensor, index: int) -> Region:
@@ -145,16 +155,17 @@ def _free_name(owner: nn.Module, weight: str) -> str:
 
 def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
     """Give every module that uses weights directly, and those around it, the shared scope."""
-    scope = Scope(model)
+    scope = Scope()
     names: dict[str, None] = {}
     for site in sites:
-        assert site.part is not None
+        assert site.used is not None
         assert site.operator_module is not None
-        scope.operators[site.part.key, site.product] = site.operator_module
-        names |= dict.fromkeys(site.part.whole.names)
+        scope.operators[site.used.key, site.product] = site.operator_module
+        names |= dict.fromkeys(site.used.whole.names)
     # Those that nobody prepared an operator for are followed to tell when they are used.
-    scope.names = tuple(names | dict.fromkeys(found.unmet))
-    scope.told = {s.part.key for s in found.direct if s.part is not None and s not in sites}
+    names |= dict.fromkeys(found.unmet)
+    scope.follow(model, tuple(names))
+    scope.told = {s.used.key for s in found.direct if s.used is not None and s not in sites}
     around = {""}
     for user in found.users:
         steps = user.split(".")
@@ -162,8 +173,9 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
     for name in around:
         module = model.get_submodule(name)
         module.__dict__["_analog_scope"] = scope
-        own = tuple(n for n in scope.names if _keeper(n, around) == name)
-        module.__dict__["_analog_names"] = own
+        own = [n for n in names if _keeper(n, around) == name]
+        start = len(name) + 1 if name else 0
+        module.__dict__["_analog_names"] = tuple((n, n[start:]) for n in own)
         module.__class__ = kept_class(type(module))
 
 
@@ -176,17 +188,47 @@ def _keeper(name: str, around: set[str]) -> str:
 
 
 def kept_class(original: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of ``original`` whose calls, hooks included, run under an interception."""
+    """A subclass of ``original`` whose calls, hooks included, run under an interception.
 
-    @wraps(original.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _intercepted(self, original.forward, args, kwargs)
+    So do the methods that its authors wrote: whoever calls one by itself, or checkpoints it, gets
+    the products that a call of the whole model gets.
+    """
+    members = {name: _method(function) for name, function in _own_methods(original).items()}
+    members["forward"] = _method(original.forward)
+    members["__call__"] = _method(original.__call__)
 
-    @wraps(original.__call__)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _intercepted(self, original.__call__, args, kwargs)
+    def replace(self: Any, name: str, value: Any) -> None:
+        original.__setattr__(self, name, value)
+        if isinstance(value, nn.Parameter) and (run := running(self._analog_scope)) is not None:
+            run.meet(self, self._analog_names)
 
-    return subclass(original, {"forward": forward, "__call__": call}, kept_class)
+    members["__setattr__"] = replace
+    return subclass(original, members, kept_class)
+
+
+# Whose classes hold no products of their own.
+_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def _own_methods(original: type[nn.Module]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in reversed(original.__mro__):
+        if kind is object or kind.__module__.partition(".")[0] in _LIBRARIES:
+            continue
+        for name, member in kind.__dict__.items():
+            if not isinstance(member, FunctionType) or isgeneratorfunction(member):
+                found.pop(name, None)
+            elif not name.startswith("__") and name not in nn.Module.__dict__:
+                found[name] = member
+    return found
+
+
+def _method(function: Any) -> Any:
+    @wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _intercepted(self, function, args, kwargs)
+
+    return method
 
 
 def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
@@ -197,16 +239,15 @@ def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
     if torch.compiler.is_dynamo_compiling():
         return _uncompiled(module, function, args, kwargs)
     scope: Scope = module._analog_scope
-    if scope.running is not None:
+    if (run := running(scope)) is not None:
         # Sharding gathers a module's parameters just before its forward.
-        scope.running.meet(module._analog_names)
+        run.meet(module, module._analog_names)
         return function(module, *args, **kwargs)
-    with Interception(scope, scope.names) as running:
-        scope.running = running
-        try:
+    with Interception(scope) as run:
+        # A replica's parameters are not those that the scope knows.
+        run.meet(module, module._analog_names)
+        with run.announced():
             return function(module, *args, **kwargs)
-        finally:
-            scope.running = None
 
 
 _uncompiled = _disable_dynamo(_intercepted)

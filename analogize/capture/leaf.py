@@ -10,10 +10,13 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize.capture.functional import add_bias
+from analogize.capture.scope import RUNNING, paused
+from analogize.crossbar.ops import AnalogOp
 from analogize.passes.functionalize import output_padding_for
 from analogize.product import Convolution, Linear, Product
 
@@ -56,23 +59,47 @@ def _convolution(module: Any, n: int, transposed: bool) -> Convolution:
     )
 
 
-def rewrite_leaf(module: nn.Module) -> None:
-    """Make ``module`` call its ``analog`` operator from now on."""
+def rewrite_leaf(module: nn.Module, op: AnalogOp) -> None:
+    """Make ``module`` call ``op``, one of its children, from now on."""
+    (name,) = (n for n, child in module.named_children() if child is op)
     module.__class__ = _analog_class(type(module))
+    if name != "analog":
+        # The user has something of that name.
+        module.__dict__["_analog_name"] = name
+
+
+def is_rewritten(module: nn.Module) -> bool:
+    """Whether ``module`` is a stock module that calls an analog operator."""
+    origin = getattr(type(module), "_analog_origin", None)
+    return origin is not None and origin()[1] is _analog_class
+
+
+def own_forward(module: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """What a rewritten module computes with its operator, even one that has no effect."""
+    transposed = isinstance(module, _TRANSPOSED)
+    op = getattr(module, module._analog_name)
+    return (_forward_transposed if transposed else _forward)(module, op, *args, **kwargs)
 
 
 def _analog_class(original: type[nn.Module]) -> type[nn.Module]:
     transposed = issubclass(original, _TRANSPOSED)
     own = _forward_transposed if transposed else _forward
 
-    @wraps(original.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        op = self.analog
+    def compute(self: Any, op: AnalogOp, args: Any, kwargs: Any) -> Any:
         if op.is_digital:
             return op.digitally(original.forward, self, *args, **kwargs)
-        return own(self, *args, **kwargs)
+        return own(self, op, *args, **kwargs)
 
-    return subclass(original, {"forward": forward}, _analog_class)
+    @wraps(original.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        op = getattr(self, self._analog_name)
+        if not torch.compiler.is_compiling() and RUNNING.get():
+            # Of a model that intercepts weights, this one perhaps among them.
+            with paused():
+                return compute(self, op, args, kwargs)
+        return compute(self, op, args, kwargs)
+
+    return subclass(original, {"forward": forward, "_analog_name": "analog"}, _analog_class)
 
 
 def subclass(
@@ -95,10 +122,10 @@ def subclass(
     return _MADE.setdefault((maker, original), made)
 
 
-def _forward(self: Any, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
-    dimensions = getattr(self.analog.product, "dimensions", 0)
+def _forward(self: Any, op: AnalogOp, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+    dimensions = getattr(op.product, "dimensions", 0)
     x = _padded(self, input) if dimensions else input
-    return add_bias(self.analog(x, self.weight), self.bias, dimensions)
+    return add_bias(op(x, self.weight), self.bias, dimensions)
 
 
 def _padded(module: Any, x: Tensor) -> Tensor:
@@ -112,16 +139,16 @@ def _padded(module: Any, x: Tensor) -> Tensor:
 
 def _forward_transposed(
     self: Any,
+    op: AnalogOp,
     input: Tensor,  # noqa: A002 - torch's own name
     output_size: Any = None,
 ) -> Tensor:
-    product = self.analog.product
+    product: Any = op.product
     if output_size is None:
-        return add_bias(self.analog(input, self.weight), self.bias, product.dimensions)
+        return add_bias(op(input, self.weight), self.bias, product.dimensions)
     sizes = (product.stride, product.padding, self.kernel_size, product.dilation)
     padding = output_padding_for(input, output_size, *sizes)
-    y = self.analog(input, self.weight, padding)
-    return add_bias(y, self.bias, product.dimensions)
+    return add_bias(op(input, self.weight, padding), self.bias, product.dimensions)
 
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:

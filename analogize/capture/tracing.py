@@ -19,9 +19,9 @@ from torch import Tensor, fx, nn
 from torch.utils import checkpoint
 
 from analogize.errors import CaptureError
+from analogize.model.snapshot import Snapshot, Undo, stateful
 
 _CHECKPOINTS = (checkpoint.checkpoint, checkpoint.checkpoint_sequential)
-_CONTAINERS = (list, dict, set)
 
 
 class _Buffer(fx.proxy.ParameterProxy):
@@ -88,86 +88,38 @@ def _without_side_effects(model: nn.Module) -> Iterator[None]:
     Raises:
         CaptureError: an attribute was set, or a random number was drawn.
     """
-    before = [(name, module, _copied(module.__dict__)) for name, module in model.named_modules()]
-    draws = _Draws()
+    before, outside = (
+        Snapshot(model),
+        {
+            "torch's generator": _torch_state(),
+            "Python's random": stateful(random.getstate, random.setstate),
+        },
+    )
+    if (numpy := sys.modules.get("numpy.random")) is not None:
+        outside["numpy.random"] = stateful(numpy.get_state, numpy.set_state)
     try:
         yield
     finally:
-        changed = [
-            f"{name}.{key}".lstrip(".")
-            for name, module, members in before
-            for key in _restored(module.__dict__, members)
-        ]
-        drawn = draws.restored()
+        changed = before.restore()
+        drawn = [name for name, undo in outside.items() if undo()]
     if changed:
         raise CaptureError(f"its forward sets '{changed[0]}', which a graph would not")
     if drawn:
-        raise CaptureError(f"its Python draws from {drawn}, and a graph would freeze what it drew")
+        raise CaptureError(
+            f"its Python draws from {drawn[0]}, and a graph would freeze what it drew"
+        )
 
 
-def _copied(members: dict[str, Any]) -> dict[str, Any]:
-    """A copy with copies of the containers: what is in them may be anything."""
-    return {k: (v, v.copy() if isinstance(v, _CONTAINERS) else v) for k, v in members.items()}
+def _torch_state() -> Undo:
+    before = torch.get_rng_state()
 
+    def undo() -> bool:
+        if torch.equal(torch.get_rng_state(), before):
+            return False
+        torch.set_rng_state(before)
+        return True
 
-def _restored(members: dict[str, Any], before: dict[str, Any]) -> list[str]:
-    """Put ``members`` back as they were; the names of those that had changed."""
-    changed = [key for key in members if key not in before]
-    for key in changed:
-        del members[key]
-    for key, (value, content) in before.items():
-        if members.get(key) is not value:
-            changed.append(key)
-            members[key] = value
-        elif isinstance(value, _CONTAINERS) and not _same(value, content):
-            changed.append(_entry(key, value, content))
-            _refill(value, content)
-    return changed
-
-
-def _entry(key: str, value: Any, content: Any) -> str:
-    """The buffer, parameter or module that changed in torch's tables; else the attribute."""
-    if key not in ("_buffers", "_parameters", "_modules"):
-        return key
-    return next(str(k) for k in (*value, *content) if value.get(k) is not content.get(k))
-
-
-def _same(value: Any, content: Any) -> bool:
-    if len(value) != len(content):
-        return False
-    if isinstance(value, dict):
-        return all(k in value and value[k] is v for k, v in content.items())
-    if isinstance(value, set):
-        return bool(value == content)
-    return all(a is b for a, b in zip(value, content, strict=True))
-
-
-def _refill(value: Any, content: Any) -> None:
-    value.clear()
-    (value.extend if isinstance(value, list) else value.update)(content)
-
-
-class _Draws:
-    """The states of the random generators that a model's Python can reach by name."""
-
-    def __init__(self) -> None:
-        self._numpy = sys.modules.get("numpy.random")
-        self._torch, self._python = torch.get_rng_state(), random.getstate()
-        self._state = None if self._numpy is None else self._numpy.get_state()
-
-    def restored(self) -> str | None:
-        """Set them back; the name of one that had moved."""
-        moved = None
-        if not torch.equal(torch.get_rng_state(), self._torch):
-            torch.set_rng_state(self._torch)
-            moved = "torch's generator"
-        if random.getstate() != self._python:
-            random.setstate(self._python)
-            moved = "Python's random"
-        if self._numpy is not None and repr(self._numpy.get_state()) != repr(self._state):
-            self._numpy.set_state(self._state)
-            moved = "numpy.random"
-        return moved
+    return undo
 
 
 def _refuse_effects(model: nn.Module, node: fx.Node) -> None:

@@ -32,6 +32,7 @@ from analogize.errors import CaptureError
 from analogize.model.calls import Call, example_call
 from analogize.model.copying import copied
 from analogize.model.running import innermost
+from analogize.model.snapshot import unchanged
 from analogize.model.work import products
 
 aten = torch.ops.aten
@@ -91,8 +92,8 @@ class Census:
 def census(model: nn.Module, example_inputs: Any) -> Census:
     """Count every product whose operand derives from a parameter, in one eval-mode forward pass.
 
-    The model's mode and buffers, and torch's random state, are left as they were; a model with lazy
-    modules is initialized as a copy.
+    The model, all that its Python keeps, and every random state are left as they were; a model with
+    lazy modules is initialized as a copy.
 
     Args:
         model: any module, rewritten or not.
@@ -106,7 +107,8 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
         model = copied(model)
     counter = _Counter(model, call)
     try:
-        with eval_mode(model), torch.no_grad(), _module_names(model, counter.stack), counter:
+        running = _module_names(model, counter.stack)
+        with unchanged(model), eval_mode(model), torch.no_grad(), running, counter:
             output = call(model)
     except Exception as error:
         raise CaptureError(
@@ -153,6 +155,8 @@ def is_uninitialized(tensor: Tensor) -> bool:
 
 def _identical(a: Tensor, b: Tensor) -> bool:
     """Equal, where NaN equals itself: the range of a converter may still be unknown."""
+    if a.layout is not torch.strided:
+        a, b = a.to_dense(), b.to_dense()
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 

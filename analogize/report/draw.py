@@ -19,8 +19,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 from torch import fx, nn
 
+from analogize.capture.drawn import graph_of
 from analogize.crossbar.located import located
-from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import AnalogizeError, ExportError
 from analogize.model.digital_nodes import product_of
 from analogize.model.module import AnalogModule
@@ -73,18 +74,19 @@ def draw(model: nn.Module, path: str | os.PathLike[str] | None = None) -> Drawin
 
     Raises:
         AnalogizeError: not a rewritten model.
+        CaptureError: its Python cannot be shown as a graph.
         ExportError: another suffix than ``.svg``, or a file that cannot be written.
     """
-    if not isinstance(model, AnalogModule):
+    if not operators(model):
         raise AnalogizeError(
             f"{type(model).__name__} was not rewritten by analogize(); there is no graph to draw"
         )
     if path is None:
-        return Drawing(_svg(model))
+        return Drawing(_svg(graph_of(model)))
     path = Path(path)
     if path.suffix.lower() != ".svg":
         raise ExportError(f"{path}: only SVG is drawn; give a name that ends in .svg")
-    text = _svg(model)
+    text = _svg(graph_of(model))
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

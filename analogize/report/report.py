@@ -20,9 +20,8 @@ from analogize.analysis.ranking import Sensitivity
 from analogize.crossbar import noise
 from analogize.crossbar.ops import operators
 from analogize.devices.times import describe
-from analogize.errors import ExportError
+from analogize.errors import CaptureError, ExportError
 from analogize.evaluation.evaluation import Evaluation
-from analogize.model.module import AnalogModule
 from analogize.report import report_sections as sections
 from analogize.report.draw import draw
 from analogize.report.report_page import key_figures, page, paragraph, table
@@ -152,10 +151,12 @@ def _region(found: Summary, index: int) -> dict[str, Any]:
 
 
 def _graph(model: nn.Module) -> str:
-    if not isinstance(model, AnalogModule):
-        return paragraph("The model runs as Python and has no graph to draw.")
     with TemporaryDirectory() as folder:
-        drawing = draw(model, Path(folder) / "graph.svg").read_text(encoding="utf-8")
+        try:
+            path = draw(model, Path(folder) / "graph.svg")
+        except CaptureError as error:
+            return paragraph(f"There is no graph to draw: {error}.")
+        drawing = path.read_text(encoding="utf-8")
     # An HTML page takes the element alone, without the declarations of an XML file.
     return f'<div class="graph" tabindex="0">{drawing[drawing.index("<svg") :]}</div>'
 

@@ -245,14 +245,17 @@ def test_hierarchical_alone_reports_direct_uses() -> None:
     assert {"up", "down"} <= {d.name for d in report.digital}
 
 
-def test_the_summary_says_why_the_graph_was_not_taken(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level("INFO", "analogize"):
-        analog = analogize(Dropped(), "ideal", example_inputs=torch.randn(2, 5))
-    shown = " ".join(str(summary(analog)).split())
-    assert "captured by hierarchical; not by fx: node 'dropout' differs" in shown
-    assert "front end fx: node 'dropout' differs" in caplog.text
+def said(analog: nn.Module) -> str:
+    return " ".join(str(summary(analog)).split())
+
+
+def test_the_summary_says_which_front_end_was_taken_and_why() -> None:
+    analog = analogize(Dropped(), "ideal", example_inputs=torch.randn(2, 5))
+    assert "captured by hierarchical; not by fx: a graph would freeze" in said(analog)
+    direct = analogize(Experts(), "ideal", example_inputs=torch.randn(7, 5))
+    assert "not by hierarchical: its Python uses weights directly" in said(direct)
+    asked = analogize(nn.Sequential(nn.Linear(5, 2)), "ideal", capture="fx")
+    assert "captured by fx" in said(asked)
 
 
 @wrap_torch_function(lambda x, w: (x, w))

@@ -71,7 +71,9 @@ for kind in ("fx", "hierarchical", "intercept"):
     torch.manual_seed(0)
     inputs = torch.randn(8, 8)
     model = Model(kind)
-    analog = analogize(model, target, example_inputs=inputs)
+    analog = analogize(
+        model, target, example_inputs=inputs, capture="fx" if kind == "fx" else "auto"
+    )
     assert summary(analog).capture == kind, summary(analog).capture
     expected = train(analog, plain, inputs)
     for wrap in (DistributedDataParallel, sharded):

@@ -40,7 +40,7 @@ class Products(nn.Module):
 
 
 def test_reasons_reach_the_summary() -> None:
-    analog = analogize(Products(), "ideal", example_inputs=torch.randn(2, 3, 4))
+    analog = analogize(Products(), "ideal", example_inputs=torch.randn(2, 3, 4), capture="fx")
     reasons = {d.reason for d in summary(analog).digital}
     assert any("buffer" in r for r in reasons)
     assert any("activations" in r for r in reasons)
@@ -61,9 +61,10 @@ def test_the_target_keeps_operators_and_names_digital(
 def test_hooked_modules_say_so() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[0].register_forward_pre_hook(lambda *_: None)
-    analog = analogize(model, "ideal")
+    analog = analogize(model, "ideal", capture="fx")
     (left,) = summary(analog).digital
     assert (left.name, "hooks" in left.reason) == ("0", True)
+    assert not summary(analogize(model, "ideal")).digital
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -1,0 +1,94 @@
+"""What the interceptions of one rewritten model share, and what they tell of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from analogize.crossbar.ops import AnalogOp
+from analogize.model.expression import Expression
+from analogize.product import Product
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor computed from parameters: a whole, and moves that depend on the input.
+
+    Attributes:
+        whole: the static expression, which a chip can hold.
+        moves: functions that take a chip of the whole to one of this part; () for the whole.
+    """
+
+    whole: Expression
+    moves: tuple[Callable[[Any], Any], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Equal keys share an array."""
+        return self.whole.key + "[*]" * bool(self.moves)
+
+    def through(self, chip: Any) -> Any:
+        """The same part of ``chip``."""
+        for move in self.moves:
+            chip = move(chip)
+        return chip
+
+
+@dataclass
+class Scope:
+    """What the modules of one rewritten model share: its operators by their key, and its weights.
+
+    Copied and pickled with them. It says nothing of a running call: several may run at once.
+
+    Attributes:
+        operators: by the weight's key and the product.
+        owners: the module and the attribute of each parameter and buffer that is followed.
+        told: keys of products about which nothing more need be said.
+    """
+
+    operators: dict[tuple[str, Product], AnalogOp] = field(default_factory=dict)
+    owners: dict[str, tuple[nn.Module, str]] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+
+    def follow(self, root: nn.Module, names: Iterable[str]) -> None:
+        """Follow these parameters and buffers of ``root``."""
+        for name in names:
+            path, _, attribute = name.rpartition(".")
+            self.owners[name] = root.get_submodule(path), attribute
+
+
+# Of this thread or task, innermost last.
+RUNNING: ContextVar[tuple[Any, ...]] = ContextVar("interceptions", default=())
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """In the block an operator's own arithmetic runs, which nobody is to intercept."""
+    runs = [run for run in RUNNING.get() if not run.is_paused]
+    try:
+        for run in runs:
+            run.is_paused = True
+        yield
+    finally:
+        for run in runs:
+            run.is_paused = False
+
+
+class Watcher(Protocol):
+    """Sees what an interception meets; used to find out what a model does."""
+
+    def met(self, values: tuple[Any, ...]) -> None:
+        """A function is about to run on weights, among other values."""
+
+    def derived(self) -> None:
+        """A weight was computed from another."""
+
+    def product(
+        self, part: Part, product: Product, operator: str, weight: Tensor, arguments: dict[str, Any]
+    ) -> None:
+        """A product with a stored weight is about to run."""
