@@ -62,7 +62,8 @@ def keep(
         if reason is None:
             selected.append(site)
         else:
-            digital.append(DigitalProduct(site.name, site.operator, reason))
+            chosen = isinstance(record, Declined) and record.chosen
+            digital.append(DigitalProduct(site.name, site.operator, reason, chosen=chosen))
     choices.require_used()
     unreached = [(s.name, s.operator) for s in found.uncalled]
     for name, kind in (*unreached, *((n, "parameter") for n in found.unmet)):

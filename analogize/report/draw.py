@@ -121,7 +121,8 @@ def _svg(model: AnalogModule) -> str:
 
 def _boxes(model: AnalogModule) -> dict[fx.Node, _Box]:
     """What to show of each node; weights and biases are part of their users."""
-    rows = {row.region.name: row for row in region_rows(located(model))}
+    places = located(model)
+    rows = {p.op: row for p, row in zip(places, region_rows(places), strict=True)}
     reasons = {} if model.report is None else {d.name: d for d in model.report.digital}
     boxes: dict[fx.Node, _Box] = {}
     for node in model.graph.nodes:
@@ -130,7 +131,7 @@ def _boxes(model: AnalogModule) -> dict[fx.Node, _Box]:
         owner = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         declined = product_of(node, reasons)
         if isinstance(owner, AnalogOp):
-            boxes[node] = _analog(rows[owner.region.name])
+            boxes[node] = _analog(rows[owner])
         elif declined is not None:
             boxes[node] = _Box("declined", declined.name, declined.operator, declined.reason)
         else:
