@@ -25,6 +25,7 @@ from analogize.evaluation.adapt import Adaptation, Adapted, adapt
 from analogize.evaluation.recalibrate import Recalibration, recalibrate
 from analogize.model.counting import Census, census
 from analogize.model.module import AnalogModule
+from analogize.model.one_pass import one_pass
 from analogize.report.summary import Summary, summary
 from analogize.targets.spec import Target
 from analogize.training.loss import distillation_loss
@@ -90,6 +91,7 @@ __all__ = [
     "mutual_information",
     "noise_level",
     "noise_mode",
+    "one_pass",
     "program",
     "read_chip",
     "read_regions",

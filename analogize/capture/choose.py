@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from analogize.capture.capture import capture as trace
 from analogize.capture.kept import keep
 from analogize.capture.pipeline import run
+from analogize.capture.root import call_as_one_pass
+from analogize.crossbar.fresh import arrange
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.errors import CaptureError
 from analogize.model.calls import Call
@@ -110,6 +112,8 @@ def _attempt(
     example = None if request.example is None else request.example.of_one_sample()
     report = Report(target.name, tuple(digital), total, log, name, declined, target, example)
     rewritten.report = report  # type: ignore[assignment]
+    arrange(operators(rewritten))
+    call_as_one_pass(rewritten)
     return rewritten
 
 

@@ -24,6 +24,7 @@ from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
 from analogize.errors import CaptureError
 from analogize.model.module import DigitalProduct
+from analogize.model.one_pass import one_pass
 from analogize.model.stored import StoredWeight
 from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing, unmappable
 from analogize.passes.lower import Arrays
@@ -244,7 +245,7 @@ def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
         # Sharding gathers a module's parameters just before its forward.
         run.meet(module, module._analog_names)
         return function(module, *args, **kwargs)
-    with Interception(scope) as run:
+    with one_pass(module), Interception(scope) as run:
         # A replica's parameters are not those that the scope knows.
         run.meet(module, module._analog_names)
         with run.announced():

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from analogize.crossbar.array import WeightArray
-from analogize.crossbar.rounding import convert, to_codes
+from analogize.crossbar.rounding import can_fuse, convert, quantized
 from analogize.crossbar.spans import Spans
 from analogize.devices.reading import Disturbance
 from analogize.product import Product
@@ -164,7 +164,7 @@ def stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         # Arithmetic instead of a comparison: Inductor's CPU code for boolean tensors is slow.
         return grad * (1 - excess.to(grad.dtype).abs())
-    if grad.is_cuda:  # there the conversion is a part of the kernel
+    if can_fuse(grad):  # there the conversion is a part of the kernel
         return aten.hardtanh_backward(grad, excess, -0.5, 0.5)  # type: ignore[no-any-return]
     like = excess.to(grad.dtype)
     return aten.hardtanh_backward.grad_input(grad, like, -0.5, 0.5, grad_input=like)  # type: ignore[no-any-return]
@@ -187,7 +187,7 @@ def input_codes(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
         return x.to(dtype)
     if stages.spans is not None:
         return stages.spans.codes(x, stages.x_scale).to(dtype)
-    return to_codes(x, stages.x_scale, stages.x_low, stages.x_high, dtype)
+    return quantized(x, stages.x_scale, stages.x_low, stages.x_high, None, dtype)
 
 
 def inputs_of_gradient(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,7 @@ from analogize.crossbar import noise
 from analogize.crossbar.chip_data import ArrayData
 from analogize.crossbar.conductances import Drawn, simulate_cells
 from analogize.crossbar.converter import FixedRange
+from analogize.crossbar.rounding import quantized
 from analogize.crossbar.seeds import no_chip, outdated, region_seed, versions
 from analogize.crossbar.weight_range import find_range
 from analogize.devices.cells import Reading, full_scale
@@ -44,6 +45,10 @@ class WeightArray(FixedRange):
         conductance: how weights become conductances, or None.
         compensation: how the target corrects drift.
         cell_bits: bits of a weight that one pair of cells holds, or None for all of them.
+        ends: the smallest and largest code of a clipped weight, where one range holds for all
+            channels; None otherwise.
+        step: the grid's step as a number, likewise.
+        place: where this array's draws lie in a larger one; ``fresh.arrange`` tells.
         chip: the programmed weights in array units, or None; digits first where cells hold digits.
         correction: what the chip's output is multiplied by digitally, viewed against it, or None.
         origin: how the chip was drawn, or the data that it was given as; None without a chip.
@@ -68,6 +73,7 @@ class WeightArray(FixedRange):
         self.register_buffer("chip", None, persistent=False)
         self.register_buffer("correction", None, persistent=False)
         self.origin: Drawn | ArrayData | None = None
+        self.place: tuple[Any, int] | None = None
         self._programmed_version: int | None = None
         self._behind: tuple[Tensor, ...] = ()
 
@@ -107,6 +113,8 @@ class WeightArray(FixedRange):
         super().refresh()
         self.limits: tuple[Bound, Bound] | None = None
         self._edges: tuple[float, ...] | None = None
+        self.ends: tuple[float, float] | None = None
+        self.step: float | None = None
         if self.range.is_meta or not self.is_known:
             return
         if self.range.ndim == 1:
@@ -115,6 +123,11 @@ class WeightArray(FixedRange):
             # hardtanh_backward excludes its limits; the next float beyond them includes ours.
             outward = torch.tensor([-torch.inf, torch.inf])
             self._edges = tuple(torch.nextafter(self.range.cpu(), outward).tolist())
+            if self.scale is not None:
+                # Rounding is monotone, so the clipped ends' codes bound all others.
+                first, last = (self.range / self.scale).round().tolist()
+                self.ends = max(first, float(self.low)), min(last, float(self.high))
+                self.step = float(self.scale)
         else:
             self.limits = self._view(self.range[0]), self._view(self.range[1])
 
@@ -145,6 +158,9 @@ class WeightArray(FixedRange):
         """Clipped and quantized weights in array units, without noise; not differentiable."""
         if self.limits is None:
             return weight
+        if self.ends is not None and self.scale is not None and weight.dtype == torch.float32:
+            gain = self.scale if self.folded else None
+            return quantized(weight, self.scale, *self.ends, gain, weight.dtype)
         clipped = clamp(weight, *self.limits)
         grid = self.grid
         if grid is None:
@@ -154,6 +170,8 @@ class WeightArray(FixedRange):
 
     def real(self, weight: Tensor) -> Tensor:
         """Clipped and quantized weights in weight units, without noise; not differentiable."""
+        if self.ends is not None and self.scale is not None and weight.dtype == torch.float32:
+            return quantized(weight, self.scale, *self.ends, self.scale, weight.dtype)
         clean, grid = self.clean(weight), self.grid
         return clean if grid is None or self.folded else clean.mul_(grid.scale)
 
@@ -172,7 +190,7 @@ class WeightArray(FixedRange):
     def noisy(
         self,
         clean: Tensor,
-        generator: torch.Generator | None = None,
+        generator: noise.Source = None,
         reading: Reading = FRESH,
     ) -> Tensor:
         """``clean`` with one draw of every noise model on devices and weights, in array units.
@@ -186,8 +204,9 @@ class WeightArray(FixedRange):
             return self._deviate(clean, *self._span(), generator, reading)
         low, high = self._span()
         parts = [
-            self._deviate(digit, low, high, generator, reading.part(f"digit {index}"))
+            self._deviate(digit, low, high, source, reading.part(f"digit {index}"))
             for index, digit in enumerate(self.digits(clean))
+            for source in [_part(generator, f"digit {index}")]
         ]
         return torch.stack(parts)
 
@@ -196,14 +215,15 @@ class WeightArray(FixedRange):
         clean: Tensor,
         low: Bound,
         high: Bound,
-        generator: torch.Generator | None,
+        generator: noise.Source,
         reading: Reading,
     ) -> Tensor:
         total = clean
         if any(acts_on_devices(model) and not noise.is_silent(model) for model in self.noise):
             total = simulate_cells(self, clean, reading)
-        for model in self.noise:
-            deviation = noise.draw(model, clean, low, high, generator)
+        for index, model in enumerate(self.noise):
+            source = _part(generator, f"noise {index}") if index else generator
+            deviation = noise.draw(model, clean, low, high, source)
             if deviation is not None:
                 total = deviation.add_(total)
         return total
@@ -365,3 +385,8 @@ class WeightArray(FixedRange):
         if self.range.ndim > 1:
             return f"{tuple(self.shape)}, {bits}, per-channel range"
         return f"{tuple(self.shape)}, {bits}, [{self.range[0]:.4g}, {self.range[1]:.4g}]"
+
+
+def _part(source: noise.Source, name: str) -> noise.Source:
+    """Draws of their own for a part; a generator goes on where it is."""
+    return source.part(name) if isinstance(source, Draws) else source

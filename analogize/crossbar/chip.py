@@ -122,8 +122,8 @@ def weight_of(op: AnalogOp) -> Tensor:
 def noise_mode(model: nn.Module, mode: NoiseMode) -> Iterator[None]:
     """Within the block every region uses ``mode``; afterwards its former one.
 
-    ``"off"`` keeps ranges and converters without noise, ``"fresh"`` draws at every forward pass,
-    ``"programmed"`` uses the chip, in training too.
+    ``"off"`` keeps ranges and converters without noise, ``"fresh"`` draws once in every forward
+    pass (``one_pass`` says what that is), ``"programmed"`` uses the chip, in training too.
 
     Raises:
         ChipError: an unknown mode, or no analog operator.
@@ -215,7 +215,7 @@ def clip_weights(model: nn.Module) -> int:
     drop_copies(model)
     for op in ops:
         array, weight = op.array, op.stored.value()
-        if array.is_pending:
+        if not op.is_calibrated and array.is_pending:
             array.settle(whole(weight))
         if array.limits is None or id(array) in ranges or not _is_storage(op, weight):
             continue

@@ -3,7 +3,7 @@
 Every function returns the *deviation* of the programmed from the intended weights, in the units of
 the weights it is given: weight units or integer codes, as long as the range is in the same units.
 ``generator=None`` draws from torch's global generator on the weights' device; a generator is
-always a CPU one, so that a chip is the same on every device.
+always a CPU one, so that a chip is the same on every device; ``Draws`` are those of a forward pass.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from analogize.devices.custom import call
+from analogize.devices.random import NORMAL, Draws, chip_draw
 from analogize.quantize import Bound
 from analogize.targets.noise import (
     CustomNoise,
@@ -30,13 +31,16 @@ from analogize.targets.noise import (
     scale_of,
 )
 
+Source = torch.Generator | Draws | None
 
-def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+
+def standard_normal(like: Tensor, generator: Source, name: str = NORMAL) -> Tensor:
     """Independent N(0, 1) values with the shape, dtype and device of ``like``."""
+    if isinstance(generator, Draws):
+        return generator.normal(name, like)
     if generator is None:
         return _eager_randn_like(like) if torch.compiler.is_compiling() else torch.randn_like(like)
-    drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32)
-    return drawn.to(like.device, like.dtype)
+    return chip_draw(like, generator)
 
 
 @torch.library.custom_op(
@@ -62,7 +66,7 @@ def gaussian(
     w_max: Bound,
     eta: float,
     eta_std: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
 ) -> Tensor:
     """Additive Gaussian noise referenced to the range of representable weights.
 
@@ -76,16 +80,16 @@ def gaussian(
         w_max: upper end, likewise.
         eta: noise level, a fraction of the range.
         eta_std: standard deviation of the level from draw to draw.
-        generator: CPU generator, or None for torch's global one.
+        generator: CPU generator, a pass's draws, or None for torch's global one.
     """
     noise = standard_normal(weights, generator)
     if eta_std == 0:
         return noise.mul_((w_max - w_min) * eta)
-    level = standard_normal(weights.new_empty(()), generator).mul_(eta_std).add_(eta)
+    level = standard_normal(weights.new_empty(()), generator, "level").mul_(eta_std).add_(eta)
     return noise.mul_(w_max - w_min).mul_(level)
 
 
-def fixed_snr(weights: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:
+def fixed_snr(weights: Tensor, ratio: float, generator: Source = None) -> Tensor:
     """Additive Gaussian noise with a fixed signal-to-noise ratio in each layer.
 
     sigma_N = ratio * sigma_W with sigma_W the standard deviation of the layer's current weights:
@@ -94,26 +98,28 @@ def fixed_snr(weights: Tensor, ratio: float, generator: torch.Generator | None =
     Args:
         weights: the intended weights, any shape.
         ratio: sigma_N / sigma_W.
-        generator: CPU generator, or None for torch's global one.
+        generator: CPU generator, a pass's draws, or None for torch's global one.
     """
     return standard_normal(weights, generator).mul_(weights.std(correction=0)).mul_(ratio)
 
 
 def _draw_gaussian(
-    model: GaussianNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: torch.Generator | None
+    model: GaussianNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: Source
 ) -> Tensor:
     return gaussian(weights, w_min, w_max, model.eta, model.eta_std, g)
 
 
 def _draw_fixed_snr(
-    model: FixedSNRNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: torch.Generator | None
+    model: FixedSNRNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: Source
 ) -> Tensor:
     return fixed_snr(weights, model.ratio, g)
 
 
 def _draw_custom(
-    model: CustomNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: torch.Generator | None
+    model: CustomNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: Source
 ) -> Tensor:
+    if isinstance(g, Draws):
+        g = g.generator(NORMAL)
     deviation = call(model, "deviations", weights, w_min, w_max, g)
     return deviation.clone()  # the caller adds in place, and the function may keep its result
 
@@ -141,7 +147,7 @@ def draw(
     weights: Tensor,
     w_min: Bound,
     w_max: Bound,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
 ) -> Tensor | None:
     """Draw one instance of ``model``; None where it is silent, so that sigma = 0 is exact.
 

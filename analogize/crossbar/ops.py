@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import Converter
+from analogize.crossbar.fresh import fresh_weights
 from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
 from analogize.crossbar.side import DigitalSide, make_side
@@ -111,6 +112,13 @@ class AnalogOp(nn.Module):
         exact = self.observer is None and self.is_exact and self.side is None
         return self.observer is _ignore or exact
 
+    @property
+    def draws_noise(self) -> bool:
+        """Whether its next call draws weights."""
+        array = self.array
+        noisy = self.observer is None and not array.is_silent
+        return noisy and self._effective_mode() == "fresh"
+
     def digitally(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``function``, the digital operator, on behalf of this one."""
         if self.observer is None:
@@ -198,8 +206,17 @@ class AnalogOp(nn.Module):
             chip = self.array.programmed(weight)
             return chip if through is None else through(chip)
         with torch.no_grad():
-            clean = self.array.clean(weight.detach())
-            return self.array.digits(clean) if mode == "off" else self.array.noisy(clean)
+            if mode == "off":
+                return self.array.digits(self.array.clean(weight.detach()))
+            whole = weight if through is None else self._whole(weight)
+            if through is None or whole is None:
+                return fresh_weights(self, weight)
+            return through(fresh_weights(self, whole))
+
+    def _whole(self, part: Tensor) -> Tensor | None:
+        """The weight that ``part`` was chosen from, or None where it is not to be had."""
+        whole = self.stored.value()
+        return whole if whole.shape == self.array.shape and whole.device == part.device else None
 
     def conversions(self, x: Tensor, y: Tensor) -> Tensor:
         """What the ADC converts, in the units of its range, for an observer that was given (x, y).

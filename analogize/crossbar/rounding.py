@@ -39,20 +39,24 @@ _library.impl("convert", _fused, "CUDA")
 _library.impl("convert", _fused, "CPU")
 
 
-def to_codes(values: Tensor, step: Tensor, low: float, high: float, dtype: torch.dtype) -> Tensor:
-    """``clamp(round(values / step), low, high)`` in ``dtype``; a new tensor.
+def quantized(
+    values: Tensor, step: Tensor, low: float, high: float, gain: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """``clamp(round(values / step), low, high) * gain`` in ``dtype``; a new tensor.
 
     Args:
         values: any shape.
         step: 0-d, float32.
         low: the smallest code, an integer.
         high: the largest.
+        gain: 0-d, float32, or None for codes.
         dtype: of the result.
     """
     if can_fuse(values):
-        codes, _ = torch.ops.analogize.convert(values, step, low, high, None, dtype, False)
+        codes, _ = torch.ops.analogize.convert(values, step, low, high, gain, dtype, False)
         return codes  # type: ignore[no-any-return]
-    return _clamp_((values / step).round_(), low, high).to(dtype)
+    codes = _clamp_((values / step).round_(), low, high)
+    return (codes if gain is None else codes.mul_(gain)).to(dtype)
 
 
 def convert(

@@ -44,8 +44,7 @@ class Reading:
 
     def part(self, name: str) -> Reading:
         """The same reading of another part of the array, with draws of its own."""
-        key = self.draws.key
-        return self if key is None else replace(self, draws=Draws(f"{key}/{name}"))
+        return replace(self, draws=self.draws.part(name))
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,17 @@ def _miss(
 
 def _spread(curve: Any, target: Tensor) -> Tensor:
     sigma = curves.evaluate(curve, target)
-    if torch.compiler.is_compiling():  # a graph cannot branch on a value, but it can stop at one
-        torch._assert_async(sigma.min() >= 0, "a noise model's sigma is negative")
-    elif float(sigma.min()) < 0:
+    message = "a noise model's sigma is negative"
+    if torch.compiler.is_compiling():
+        torch._assert_async(sigma.min() >= 0, message)
+        return sigma
+    # An accelerator checks by itself; asking for the value would make the host wait for it.
+    try:
+        torch._assert_async(sigma.min() >= 0, message)
+    except RuntimeError as cause:
         worst = float(target.flatten()[sigma.argmin()])
-        raise ValueError(f"its sigma is negative at a conductance of {worst:.4g}; check the curve")
+        message = f"its sigma is negative at a conductance of {worst:.4g}; check the curve"
+        raise ValueError(message) from cause
     return sigma
 
 

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from analogize.errors import CaptureError
 from analogize.model.calls import Call
+from analogize.model.one_pass import called_as_one_pass, leave_to_python
 from analogize.targets.spec import Target
 
 
@@ -112,6 +113,10 @@ class AnalogModule(fx.GraphModule):
             module.__dict__.setdefault(name, value)
         return module
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph, hooks included, as one pass."""
+        return called_as_one_pass(super().__call__, self, *args, **kwargs)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Members are state, not arguments: operators among them refer back to this module.
         return _without_members, (_bare(self.graph), type(self).__name__), self._members()
@@ -125,6 +130,9 @@ class AnalogModule(fx.GraphModule):
     def _members(self) -> dict[str, Any]:
         """Everything of this instance that GraphModule does not make from the graph."""
         return {k: v for k, v in self.__dict__.items() if k not in _made_from_graph()}
+
+
+leave_to_python(AnalogModule.__call__, with_callees=False)
 
 
 def _made_from_graph() -> frozenset[str]:

@@ -43,6 +43,13 @@ class StoredWeight:
                 setattr(owner, name, hook.compute_weight(owner, do_power_iteration=False))
         return self._attribute(owner, name)
 
+    def plain(self) -> nn.Parameter | None:
+        """The weight where it is a parameter that nothing computes; None otherwise."""
+        if self.expression is not None:
+            return None
+        ((owner, name),) = self._owners.values()
+        return owner._parameters.get(name)
+
     def sources(self) -> tuple[nn.Parameter, ...]:
         """The parameters behind a computed weight; () where the weight is one itself."""
         if self.expression is not None:

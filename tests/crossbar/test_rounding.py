@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analogize.crossbar.rounding import convert, to_codes
+from analogize.crossbar.rounding import convert, quantized
 
 FUSED = """
 import torch
@@ -72,7 +72,7 @@ def test_codes_are_the_nearest_integers_in_range(
 ) -> None:
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     x, s = torch.tensor(values), torch.tensor(step)
-    codes = to_codes(x, s, low, high, torch.float32)
+    codes = quantized(x, s, low, high, None, torch.float32)
     expected = [min(max(round(q), low), high) for q in (x / s).tolist()]
     assert codes.tolist() == expected
     converted, beyond = convert(x.clone(), s, low, high, s, torch.float32, wants_beyond=True)
