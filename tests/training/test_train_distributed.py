@@ -14,6 +14,7 @@ import lightning as L, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from analogize import analogize, clip_weights, distill
+from analogize.crossbar import ops as crossbar_ops
 from analogize.crossbar.ops import operators
 
 out = sys.argv[1]
@@ -24,13 +25,13 @@ class Record(L.Callback):
 
     def on_fit_start(self, trainer, module):
         op = operators(module.student)[0]
-        noisy = op.array.noisy
-        def seen(clean, generator=None, reading=None):
-            drawn = noisy(clean, generator, reading)
-            if generator is None:
-                self.noise.append((drawn - clean).detach().clone())
-            return drawn
-        op.array.noisy = seen
+        drawn = crossbar_ops.fresh_weights
+        def seen(one, weight):
+            used = drawn(one, weight)
+            if one is op:
+                self.noise.append(used - one.array.clean(weight.detach()))
+            return used
+        crossbar_ops.fresh_weights = seen
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.inputs.append(batch[0].clone())
