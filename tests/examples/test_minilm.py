@@ -1,0 +1,27 @@
+"""The sentence encoder's recipe runs to its end at reduced size; its figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "minilm.py"
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_the_recipe_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = ["--tiny", "--pairs", "8", "--chips", "2", "--times", "1 hour", "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", ["minilm.py", "--out", str(tmp_path), *options])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["digital"]["cosine"] == pytest.approx(1)
+    for row in results["stages"].values():
+        assert -1 <= row["spearman"] <= 1
+    fitted = results["devices"]["pcm_joshi2020, fitting"]
+    low, high = fitted["chips"]["1 hour"]["cosine"]["interval"]
+    assert low <= fitted["chips"]["1 hour"]["cosine"]["mean"] <= high
+    assert results["distilled"]["pcm_joshi2020, fitting"]["steps"] == 3
