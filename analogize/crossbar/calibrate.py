@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -11,13 +11,16 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from analogize.crossbar.converter import Converter
-from analogize.crossbar.fitting import fit
+from analogize.crossbar.fitting import Ends, fit, squared_error
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.stream import RESOLUTION, Columns, Stream
 from analogize.errors import CalibrationError
 from analogize.model.calls import batch_call, device_of
 from analogize.product import columns, output_channels
 from analogize.targets import spec
+
+# Decibels from which on nobody asks for another range.
+_GOOD = 20.0
 
 
 def calibrate(model: nn.Module, data: Iterable[Any], *, progress: bool = True) -> None:
@@ -43,14 +46,24 @@ def calibrate(model: nn.Module, data: Iterable[Any], *, progress: bool = True) -
         return
     _run(model, data, watches, progress)
     found = [range_ for watch in watches.values() for range_ in watch.ranges()]
-    for converter, low, high in found:
+    for converter, (low, high, quality, better) in found:
         converter.calibrate(low, high)
+        converter.quality, converter.better = quality, better
     for op in watches:
         op.refresh()
 
 
 def _wants(op: AnalogOp) -> bool:
     return op.dac.wants_calibration or op.adc.wants_calibration
+
+
+class _Found(NamedTuple):
+    """A range, its quality in decibels, and the quality of other rules where it is low."""
+
+    low: Tensor
+    high: Tensor
+    quality: float
+    better: dict[str, float]
 
 
 class _Watch:
@@ -81,30 +94,30 @@ class _Watch:
         assert self.adc is not None
         self.adc.add(y)
 
-    def ranges(self) -> list[tuple[Converter, Tensor, Tensor]]:
-        """The ranges found: (converter, minimum, maximum).
+    def ranges(self) -> list[tuple[Converter, _Found]]:
+        """The ranges found, each with its converter.
 
         Raises:
             CalibrationError: no batch came here, or values that give no range.
         """
         pairs = (("DAC", self.op.dac, self.dac), ("ADC", self.op.adc, self.adc))
         return [
-            (converter, *self._range(f"the {name} of region '{self.op.region.name}'", converter, s))
+            (converter, self._range(f"the {name} of region '{self.op.region.name}'", converter, s))
             for name, converter, s in pairs
             if s is not None
         ]
 
-    def _range(
-        self, where: str, converter: Converter, stream: Stream | Columns
-    ) -> tuple[Tensor, Tensor]:
+    def _range(self, where: str, converter: Converter, stream: Stream | Columns) -> _Found:
         rule = converter.settings.range
         assert isinstance(rule, spec.CalibratedRange)
         if stream.seen == 0:
             raise CalibrationError(
                 f"no calibration batch reached {where}; use data that do, or keep it digital"
             )
+        resolution = 0.0
         if isinstance(stream, Columns):
-            low, high = _column_ranges(rule, converter, stream)
+            values, low, high = _column_ranges(rule, converter, stream)
+            counts = torch.ones(len(values), dtype=torch.long)
         else:
             try:
                 values, counts = stream.values()
@@ -119,7 +132,35 @@ class _Watch:
                 f"{where} saw the constant value {float(low.flatten()[0]):g}{_within(rule)}; use "
                 "calibration data that vary, a wider range, or a fixed one"
             )
-        return low, high
+        held = values, counts, resolution
+        quality = _quality(converter, (low, high), *held)
+        better = {} if quality >= _GOOD else _better(converter, *held)
+        return _Found(low, high, quality, better)
+
+
+def _quality(
+    converter: Converter, ends: Ends, values: Tensor, counts: Tensor, resolution: float
+) -> float:
+    """Power of the values over that of the errors on the grid over ``ends``, in decibels."""
+    low, high = (end.double() for end in ends)
+    if converter.kind == "affine":
+        low, high = low.clamp(max=0), high.clamp(min=0)
+    assert converter.bits is not None, "only converters with bits are calibrated"
+    wide, weights = values.double(), counts.double().view(-1, *[1] * (values.ndim - 1))
+    error = squared_error(wide, low, high, converter.bits, converter.kind, resolution)
+    ratio = (wide.square() * weights).sum() / (error * weights).sum().clamp(min=1e-300)
+    return float(10 * ratio.clamp(min=1e-30).log10())
+
+
+def _better(
+    converter: Converter, values: Tensor, counts: Tensor, resolution: float
+) -> dict[str, float]:
+    """The quality that other rules would give, by their kind."""
+    found: dict[str, float] = {}
+    for rule in (spec.MinMaxRange(), spec.LeastSquaresRange()):
+        ends = fit(rule, values, counts, converter.bits, converter.kind, resolution)
+        found[rule.kind] = _quality(converter, ends, values, counts, resolution)
+    return found
 
 
 def _within(rule: spec.CalibratedRange) -> str:
@@ -130,8 +171,8 @@ def _within(rule: spec.CalibratedRange) -> str:
 
 def _column_ranges(
     rule: spec.CalibratedRange, converter: Converter, stream: Columns
-) -> tuple[Tensor, Tensor]:
-    """One range a column; a column that never varies takes what the widest column has."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(values, minima, maxima); a column that never varies takes what the widest column has."""
     rows = stream.kept.sort(0).values
     if isinstance(rule, spec.MinMaxRange | spec.LeastSquaresRange):
         # The extremes are known of all vectors, not of the kept ones alone.
@@ -142,7 +183,7 @@ def _column_ranges(
     if bool(empty.any()) and not bool(empty.all()):
         widest = int((high - low).argmax())
         low, high = low[widest].where(empty, low), high[widest].where(empty, high)
-    return low, high
+    return rows, low, high
 
 
 def _run(

@@ -88,9 +88,9 @@ class Converter(FixedRange):
 
     Attributes:
         settings: what the target says.
-        quality: of the calibration data, the power of the signal over that of what rounding and
-            clipping change; None before calibration.
-        better: the quality that other rules would give, by what to set; empty where unknown.
+        quality: power of the calibration data over that of what rounding and clipping change, in
+            decibels; None before calibration, and in a copy loaded from a file.
+        better: the quality that ranges of other kinds would give, where this one's is low.
     """
 
     def __init__(self, settings: spec.Converter, channels: int) -> None:

@@ -21,6 +21,7 @@ from analogize.errors import AnalogizeError
 from analogize.model.module import DigitalProduct
 from analogize.model.parts import report_of
 from analogize.report.cost import Work, estimate
+from analogize.report.quality import Loss, losses, notes
 from analogize.report.region_rows import RegionRow, region_rows
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Summary(Shown):
         capture: the front end that was used.
         declined: the front ends that were tried before, each with the reason it was not used.
         work: the first-order estimate of tiles, conversions and energy, or None if unknown.
+        losses: what the target holds badly of weights and activations, the worst first.
     """
 
     target: str
@@ -54,6 +56,7 @@ class Summary(Shown):
     capture: str = "fx"
     declined: tuple[str, ...] = ()
     work: Work | None = None
+    losses: tuple[Loss, ...] = ()
 
     @property
     def analog_macs(self) -> int | None:
@@ -129,8 +132,9 @@ class Summary(Shown):
         return tables + "".join(f"<p>{html_escape(note)}</p>" for note in self._notes())
 
     def _notes(self) -> list[str]:
-        notes = ["; not by ".join([f"captured by {self.capture}", *self.declined]), self.headline]
-        return notes if self.work is None else [*notes, str(self.work)]
+        found = ["; not by ".join([f"captured by {self.capture}", *self.declined]), self.headline]
+        found += [] if self.work is None else [str(self.work)]
+        return found + notes(self.losses, self.analog_macs)
 
     def _analog_rows(self, columns: int = _ROOMY) -> tuple[str, list[dict[str, str]]]:
         """What all regions have in common, in words, and the rows of what they have not."""
@@ -211,6 +215,7 @@ def summary(model: nn.Module) -> Summary:
         report.capture,
         report.declined,
         estimate(tuple(one.op for one in found), tiles, report.total_macs),
+        losses(found),
     )
 
 
