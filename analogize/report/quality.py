@@ -110,7 +110,9 @@ def _weights(array: WeightArray, weight: Tensor) -> tuple[str, float] | None:
     words = f"{quality:.0f} dB, the largest at {reach:.0f} standard deviations"
     others = [(name, _other(array, wide, change, power)) for name, change in _OTHERS]
     # Of two that help alike, the smaller change.
-    name, best = max(others, key=lambda other: round(other[1]))
+    name, best = max(others, key=lambda other: round(min(max(other[1], -999.0), 999.0)))
+    if best == inf:
+        return f"{words}; {name} would clip nothing", quality
     if best < quality + 3:
         return f"{words}; no range helps, more bits would, or keep the region digital", quality
     return f"{words}; {name} would give {best:.0f} dB", quality
