@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analogize.errors import TargetError
+from analogize.targets.formula import formula
 
 if TYPE_CHECKING:
     from analogize.devices.fit import Fit
@@ -19,25 +20,54 @@ if TYPE_CHECKING:
 def fit_command(
     measurements: Annotated[
         Path,
-        typer.Argument(metavar="CSV", help="Columns 'target' and 'measured', one row a device."),
+        typer.Argument(
+            metavar="CSV",
+            help="Columns 'target' and 'measured', one row a reading; 'time' (seconds) and "
+            "'device' where devices were read again.",
+        ),
     ],
     degree: Annotated[int, typer.Option(help="Degree of the polynomial.")] = 2,
     name: Annotated[
         str | None, typer.Option(help="The target's name; the file's by default.")
     ] = None,
-    unit: Annotated[str, typer.Option(help="uS (conductances) or nA (read currents).")] = "uS",
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            help="uS (conductances) or nA (read currents), where the header has no unit, as in "
+            "'target (nS)'."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Figure of measured and fitted spreads, with residuals.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="YAML file; standard output by default.")] = None,
 ) -> None:
-    """Fit a programming-noise polynomial to measurements and write a target that uses it.
+    """Fit device noise to measurements and write a target that uses it.
 
     sigma(G) = c_0 + c_1 x + ... with x = G / Gmax is fitted to the standard deviation of the
-    readings at each target conductance, each weighted by its sampling error.
+    readings at each target conductance, each weighted by its sampling error, and to their bias
+    where it is more than chance. Readings at several times give the model 'relaxation', or, with
+    devices named, drift exponents, their spread, and read noise.
+
+    For example:
+
+      analogize targets fit devices.csv --out my_device.yaml --plot fit.png
     """
-    from analogize.devices.fit import fit_programming_noise
+    from analogize.devices.fit import fit_readings
+    from analogize.devices.fit_over_time import fit_over_time
+    from analogize.devices.measurements import read_measurements
 
     try:
-        fit = fit_programming_noise(measurements, degree)
-        target = fit.to_target(name or measurements.stem, _unit(unit))
+        readings = read_measurements(measurements, None if unit is None else _unit(unit))
+        chosen = name or measurements.stem
+        if readings.time is None:
+            fits = [fit_readings(readings, degree)]
+            target = fits[0].to_target(chosen)
+        else:
+            over_time = fit_over_time(readings, degree)
+            fits, target = list(over_time.fits), over_time.to_target(chosen)
+        if plot is not None:
+            fits[0].plot(plot)
         if out is not None:
             _write(out, target.to_yaml())
     except (TargetError, ValueError) as error:
@@ -45,7 +75,10 @@ def fit_command(
         raise typer.Exit(1) from error
     if out is None:
         typer.echo(target.to_yaml(), nl=False)
-    Console(stderr=True).print(_table(fit, unit))
+    for fit in fits:
+        Console(stderr=True).print(_table(fit, fit.unit))
+    for model in target.noise:
+        Console(stderr=True).print(formula(model, readings.unit), markup=False)
 
 
 def _unit(text: str) -> Literal["uS", "nA"]:

@@ -215,7 +215,8 @@ class Level(BaseModel):
         if self.deterministic or count < 2:
             return None
         if count < FEW_CHIPS:
-            return f"{count} chips do not show failures that one in {max(2, count // 2)} has"
+            # Of n chips none shows it in (1 - 1 / n)^n of all runs, a third.
+            return f"{count} chips may well miss a failure that one chip in {count} has"
         if count <= _COCHRAN * self.skewness**2:
             needed = math.ceil(_COCHRAN * self.skewness**2)
             return f"values this skewed ({self.skewness:.1f}) take {needed} chips"
