@@ -14,8 +14,8 @@ Remedies, on every chip, each with all products analog and with the first and th
 
     as is              none
     recalibrated       BatchNorm's statistics re-estimated on 1,000 unlabelled training images
-    refitted           that, and the head refitted in closed form to the clean model's outputs on
-                       the same images
+    refitted           that, and the head refitted in closed form, on the same images, to what the
+                       model puts out without noise
     adapted            that, and --steps steps on BatchNorm's gains and offsets and the head's bias
 
 Every cell keeps, for every chip and image, whether the answer was right; intervals are from a
@@ -200,7 +200,8 @@ def measure(
         few = Recalibration(data.few)
     elif remedy != "as is":
         steps = args.steps if remedy == "adapted" else 0
-        few = Adaptation(data.few, data.clean, steps=steps)
+        # Its own noise-free pass is what a chip should give; a better model fits other weights.
+        few = Adaptation(data.few, model, steps=steps)
     right = Right()
     gpu = args.device != "cpu" and torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"

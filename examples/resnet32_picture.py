@@ -1,0 +1,68 @@
+"""One picture of ResNet-32's accuracy against noise, from the committed figures.
+
+    python examples/resnet32_picture.py --out examples/results/resnet32/robustness.png
+
+Reads results.json (two sigma: no retraining, noise injection, distillation), options.json (the
+latter recalibrated) and tolerance-test.json (one sigma, first and last product digital, head
+refitted on every chip) of examples/results/resnet32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results" / "resnet32"
+
+
+def main() -> None:
+    """Draw what there is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default=str(RESULTS / "robustness.png"))
+    path = parser.parse_args().out
+    axes = Figure(figsize=(7, 4.2), layout="constrained").subplots()
+    for label, rows in curves().items():
+        points = sorted((row["eta"], 100 * row["mean"]) for row in rows)
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=label)
+    axes.set_xlabel(r"noise level $\eta = \sigma_N\,/\,(W_{\max} - W_{\min})$")
+    axes.set_ylabel("test accuracy over chips, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    axes.figure.savefig(path, dpi=150)
+
+
+def curves() -> dict[str, list[dict[str, Any]]]:
+    """Levels and means of every line, by its name."""
+    paper = _read("results")
+    found = {
+        name: [row for row in paper if row["method"] == name]
+        for name in ("no retraining", "noise injection", "distillation")
+    }
+    clean = [row for row in paper if row["eta"] == 0]
+    for name in ("noise injection", "distillation"):
+        found[name] = [*clean, *found[name]]
+    options = [row for row in _read("options") if row["option"] == "recalibrated"]
+    found["distillation, chips recalibrated"] = options
+    for training, name in (("clipped", "no retraining"), ("distillation", "distillation")):
+        rows = [
+            {"eta": row["eta"], "mean": sum(row["values"]) / len(row["values"])}
+            for row in _read("tolerance-test")
+            if (row["training"], row["remedy"]) == (training, "refitted")
+            and row["ends"] == "ends-digital"
+        ]
+        if rows:
+            found[f"{name}, one sigma, ends digital, head refitted"] = rows
+    return found
+
+
+def _read(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    return rows
+
+
+if __name__ == "__main__":
+    main()
