@@ -21,12 +21,13 @@ from resnet32_tolerance import Data, analog, measure
 RESULTS = Path(__file__).parent / "results" / "resnet32"
 # The training, the remedy, which products are digital, and the noise.
 CLAIMS = (
-    ("clipped", "recalibrated", "all-analog", 0.057),
+    ("noise injection", "recalibrated", "all-analog", 0.057),
     ("distillation", "recalibrated", "all-analog", 0.057),
-    ("distillation", "refitted", "ends-digital", 0.085),
+    ("noise injection", "refitted", "ends-digital", 0.085),
 )
-# Sums of another processor or precision turn a few of 2,000 answers over, on either side.
-ALLOWED = 0.005
+# Sums in another order turn some of 2,000 answers over: of one chip up to 0.6 points were seen when
+# the recalibrating images came in other batches. More chips average that out, and not all of it.
+ALLOWED, ALLOWED_ONE_CHIP = 0.004, 0.006
 
 
 def check(args: argparse.Namespace, chips: int = 20) -> bool:
@@ -40,13 +41,15 @@ def check(args: argparse.Namespace, chips: int = 20) -> bool:
     for training, remedy, ends, eta in CLAIMS:
         row = _row(written, training, remedy, ends, eta)
         model = analog(args, data, ends == "ends-digital")
-        kept = torch.load(RESULTS / f"{training}.pt", map_location="cpu")
+        file = RESULTS / f"{training.replace(' ', '-')}.pt"
+        kept = torch.load(file, map_location="cpu")
         model.load_state_dict({k: v for k, v in kept.items() if k in model.state_dict()})
         # Of the committed chips, the first so many.
         wanted = np.array(row["values"][: min(chips, args.instances)])
         bits, _ = measure(model, remedy, eta, len(wanted), args, data)
         found = bits.mean(1)
-        same = abs(found.mean() - wanted.mean()) <= ALLOWED
+        allowed = ALLOWED + ALLOWED_ONE_CHIP / len(wanted) ** 0.5
+        same = abs(found.mean() - wanted.mean()) <= allowed
         good = good and same
         verdict = "as written" if same else "DIFFERENT"
         print(

@@ -3,8 +3,8 @@
     python examples/resnet32_picture.py --out examples/results/resnet32/robustness.png
 
 Reads results.json (two sigma: no retraining, noise injection, distillation), options.json (the
-latter recalibrated) and tolerance-test.json (one sigma, first and last product digital, head
-refitted on every chip) of examples/results/resnet32.
+latter recalibrated) and tolerance-test.json (one sigma, three epochs, recalibrated) of
+examples/results/resnet32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def main() -> None:
     axes = Figure(figsize=(7, 4.2), layout="constrained").subplots()
     for label, rows in curves().items():
         points = sorted((row["eta"], 100 * row["mean"]) for row in rows)
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=label)
+        style = "--" if "one sigma" in label else "-"
+        axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3.5, label=label)
     axes.set_xlabel(r"noise level $\eta = \sigma_N\,/\,(W_{\max} - W_{\min})$")
     axes.set_ylabel("test accuracy over chips, %")
     axes.grid(alpha=0.3)
@@ -47,15 +48,14 @@ def curves() -> dict[str, list[dict[str, Any]]]:
         found[name] = [*clean, *found[name]]
     options = [row for row in _read("options") if row["option"] == "recalibrated"]
     found["distillation, chips recalibrated"] = options
-    for training, name in (("clipped", "no retraining"), ("distillation", "distillation")):
+    for training in ("clipped", "noise injection", "distillation"):
         rows = [
             {"eta": row["eta"], "mean": sum(row["values"]) / len(row["values"])}
             for row in _read("tolerance-test")
-            if (row["training"], row["remedy"]) == (training, "refitted")
-            and row["ends"] == "ends-digital"
+            if (row["training"], row["remedy"]) == (training, "recalibrated")
         ]
-        if rows:
-            found[f"{name}, one sigma, ends digital, head refitted"] = rows
+        name = "no retraining" if training == "clipped" else training
+        found[f"{name}, one sigma, chips recalibrated"] = rows
     return found
 
 

@@ -305,9 +305,9 @@ def summarise(out: Path, images: str) -> None:
     rows = []
     for key, found in sorted(groups.items(), key=str):
         curve = [(eta, found[eta][1]) for eta in levels if eta in found]
-        at = {p: two_way(curve, clean, p) for p in POINTS}
+        at = {p: two_way(curve, clean, p) for p in POINTS} if len(curve) > 1 else {}
         shown = (f"{100 * found[eta][1].mean():.2f}" if eta in found else "" for eta in levels)
-        table.add_row(*map(str, key), *shown, *(_tolerance(at[p]) for p in POINTS))
+        table.add_row(*map(str, key), *shown, *(_tolerance(at.get(p)) for p in POINTS))
         rows += [{**facts, "tolerance": at} for facts, _ in (found[eta] for eta in sorted(found))]
     Console(width=220).print(table)
     print(f"the clean digital model: {100 * clean.mean():.2f} % of {len(clean)} images")
@@ -315,7 +315,9 @@ def summarise(out: Path, images: str) -> None:
     (out / f"tolerance-{images}.json").write_text(text + "\n")
 
 
-def _tolerance(at: dict[str, float | bool]) -> str:
+def _tolerance(at: dict[str, float | bool] | None) -> str:
+    if at is None:
+        return "-"
     more = ">=" if at["is_lower_bound"] else ""
     return f"{more}{at['eta']:.4f} [{at['low']:.4f}, {at['high']:.4f}]"
 

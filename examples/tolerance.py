@@ -61,7 +61,9 @@ def two_way(
         As ``tolerance``.
     """
     etas = np.array([eta for eta, _ in curve], dtype=float)
-    count = max(len(bits) for _, bits in curve)
+    # The chips that every level has: the first ones. A level without noise has one for all.
+    count = min((len(bits) for _, bits in curve if len(bits) > 1), default=1)
+    curve = [(eta, bits[:count]) for eta, bits in curve]
     images = len(reference)
     random = np.random.default_rng(0)
     chips = random.multinomial(count, np.full(count, 1 / count), resamples) / count
