@@ -55,6 +55,8 @@ def test_the_wheel_holds_the_code_the_passes_and_the_targets_once(wheel: Path) -
     assert "analogize/py.typed" in held
     for name in names():
         assert f"analogize/targets/{name}.yaml" in held
+    for name in ("page.html", "report.css", "report.js", "table.html"):
+        assert f"analogize/report/templates/{name}" in held
     for verb in PIPELINE:
         assert f"analogize/passes/{verb.__name__}.py" in held
     for file in (ROOT / "analogize").rglob("*.py"):

@@ -15,7 +15,7 @@ from rich.table import Table
 from analogize.demo.demo import NOISY, Outcome
 from analogize.errors import EvaluationError
 from analogize.evaluation.evaluation import Evaluation, Level
-from analogize.evaluation.plot import write_figure
+from analogize.evaluation.plot import mark, write_figure
 from analogize.targets.spec import GaussianNoise
 
 
@@ -87,14 +87,7 @@ def plot(outcome: Outcome, path: Path) -> None:
     axes = Figure(figsize=(7, 4.4), layout="constrained").subplots()
     for arm, curve in outcome.curves.items():
         curve.plot(ax=axes, label=arm)
-    digital, own = outcome.digital_accuracy, _own_level(outcome)
-    axes.axhline(digital, color="black", linewidth=1, linestyle="--")
-    axes.axvline(own, color="grey", linewidth=1, linestyle=":")
-    axes.text(
-        0.99, digital, "digital", va="bottom", ha="right", transform=axes.get_yaxis_transform()
-    )
-    name = f" noise of {outcome.target.name}"
-    axes.text(own, 0.02, name, color="grey", transform=axes.get_xaxis_transform())
+    mark(axes, outcome.digital_accuracy, _own_level(outcome), outcome.target.name)
     axes.set_title(outcome.title, fontsize="medium")
     axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small", loc="center left")
     write_figure(axes, path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from analogize.errors import EvaluationError
 
@@ -121,10 +122,28 @@ def draw_robustness(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     if kinds == {_ANY_AXIS} and any(kind in _DEVICES for kind in evaluation.noise):
         kinds = {_DEVICE_AXIS}
     axes.set_xlabel(kinds.pop() if len(kinds) == 1 else _ANY_AXIS)
-    axes.set_ylabel(evaluation.metric)
+    _label_values(axes, evaluation.metric)
     axes.grid(alpha=0.3)
     axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small")
     return axes
+
+
+def mark(axes: Axes, digital: float | None, own: float | None, target: str) -> None:
+    """Draw the digital model's value as a line, and the target's own noise level as another."""
+    if digital is not None:
+        axes.axhline(digital, color="black", linewidth=1, linestyle="--")
+        across = axes.get_yaxis_transform()
+        axes.text(0.99, digital, "digital", va="bottom", ha="right", transform=across)
+    if own is not None:
+        axes.axvline(own, color="grey", linewidth=1, linestyle=":")
+        up = axes.get_xaxis_transform()
+        axes.text(own, 0.02, f" noise of {target}", color="grey", transform=up)
+
+
+def _label_values(axes: Axes, metric: str) -> None:
+    axes.set_ylabel(metric)
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
 def draw_over_time(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
@@ -158,7 +177,7 @@ def draw_over_time(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
         _draw_curve(axes, sorted(curve, key=itemgetter(0)), name, colour)
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set_xlabel("time since programming (s)")
-    axes.set_ylabel(evaluation.metric)
+    _label_values(axes, evaluation.metric)
     axes.grid(alpha=0.3)
     axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small")
     return axes

@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from torch import fx, nn
 
+from analogize.capture.capture import GUARDS
 from analogize.capture.drawn import graph_of
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp, operators
@@ -126,7 +127,7 @@ def _boxes(model: AnalogModule) -> dict[fx.Node, _Box]:
     reasons = {} if model.report is None else {d.name: d for d in model.report.digital}
     boxes: dict[fx.Node, _Box] = {}
     for node in model.graph.nodes:
-        if _is_stored(node, boxes):
+        if _is_stored(node, boxes) or node.target in GUARDS:
             continue
         owner = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         declined = product_of(node, reasons)

@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a rewritten model: no script, nothing loaded from outside."""
+"""One self-contained HTML file about a rewritten model; it loads nothing from outside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -24,7 +23,8 @@ from analogize.errors import CaptureError, ExportError
 from analogize.evaluation.evaluation import Evaluation
 from analogize.report import report_sections as sections
 from analogize.report.draw import draw
-from analogize.report.report_page import key_figures, page, paragraph, table
+from analogize.report.glossary import glossary
+from analogize.report.report_page import folded, key_figures, page, paragraph, table
 from analogize.report.report_sections import measured
 from analogize.report.summary import Summary, summary
 
@@ -68,9 +68,12 @@ def write_report(
     title = title or f"{type(model).__name__} on {found.target}"
     lead = paragraph(description) if description else ""
     lead += key_figures(_key_figures(found, clean, evaluation))
-    parts = [("Summary", _summary(found)), ("Graph", _graph(model))]
+    own, parts, verdict = _own_level(model), [], ""
     if evaluation is not None:
-        parts.append((f"Robustness: {evaluation.metric}", sections.robustness(evaluation)))
+        verdict = sections.verdict(evaluation, clean, own)
+        shown = sections.robustness(evaluation, clean, own)
+        parts.append((f"Robustness: {evaluation.metric}", shown))
+    parts += [("Summary", _summary(found)), ("Graph", _graph(model))]
     if decomposition is not None:
         parts.append(("Bias and variance", sections.decomposition(decomposition)))
     if information is not None:
@@ -80,7 +83,13 @@ def write_report(
     if converters:
         parts.append(("Converters: ranges and clipping", sections.converters(converters)))
     parts.append(("How this was made", _origin(command, evaluation)))
-    text = page(title, lead, parts)
+    parts.append(("Glossary", glossary()))
+    data = {
+        "target": found.target,
+        "regions": found.to_rows(),
+        "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
+    }
+    text = page(title, lead, parts, verdict=verdict, data=data)
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as cause:
@@ -119,7 +128,8 @@ def _own_level(model: nn.Module) -> float | None:
 
 
 def _summary(found: Summary) -> str:
-    regions = table([_region(found, index) for index in range(len(found.rows))])
+    rows = [_region(found, index) for index in range(len(found.rows))]
+    regions = folded(table(rows), len(rows), "regions")
     text = paragraph(f"{found.headline[:1].upper()}{found.headline[1:]}.") + regions
     if found.digital:
         rows = [
@@ -151,12 +161,10 @@ def _region(found: Summary, index: int) -> dict[str, Any]:
 
 
 def _graph(model: nn.Module) -> str:
-    with TemporaryDirectory() as folder:
-        try:
-            path = draw(model, Path(folder) / "graph.svg")
-        except CaptureError as error:
-            return paragraph(f"There is no graph to draw: {error}.")
-        drawing = path.read_text(encoding="utf-8")
+    try:
+        drawing = draw(model)
+    except CaptureError as error:
+        return paragraph(f"There is no graph to draw: {error}.")
     # An HTML page takes the element alone, without the declarations of an XML file.
     return f'<div class="graph" tabindex="0">{drawing[drawing.index("<svg") :]}</div>'
 

@@ -3,86 +3,75 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from io import StringIO
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
+from jinja2 import Environment, PackageLoader
+
+from analogize.evaluation.plot import svg
+from analogize.report.glossary import HEADS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLE = """
-:root { --ink: #1d2733; --soft: #53616f; --line: #dfe5ec; --tint: #f5f8fb; --blue: #1f6fb2 }
-* { box-sizing: border-box }
-html { -webkit-text-size-adjust: 100% }
-body { font: 15px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: var(--ink);
-  max-width: 74em; margin: 0 auto; padding: 2.2em 1.4em 4em; background: #fff }
-h1 { font-size: 1.7em; line-height: 1.2; margin: 0; overflow-wrap: anywhere }
-h2 { font-size: 1.2em; line-height: 1.2; margin: 2.6em 0 .5em; color: var(--blue) }
-h3 { font-size: .95em; margin: 1.6em 0 .4em }
-p { color: var(--soft); margin: .5em 0; max-width: 48em; overflow-wrap: anywhere }
-nav { display: flex; flex-wrap: wrap; gap: .2em 1.3em; margin: 1.2em 0 0; padding: 0 0 .9em;
-  border-bottom: 3px solid var(--blue) }
-nav a { color: var(--blue); text-decoration: none }
-nav a:hover { text-decoration: underline }
-pre { font: 12px/1.5 "DejaVu Sans Mono", ui-monospace, monospace; background: var(--tint);
-  border: 1px solid var(--line); border-radius: 6px; padding: 1em; white-space: pre-wrap;
-  overflow-wrap: anywhere }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(11em, 1fr)); gap: .8em;
-  margin: 1.4em 0 0 }
-.figures div { background: var(--tint); border: 1px solid var(--line); border-radius: 6px;
-  padding: .7em .9em }
-.figures b { display: block; font-size: 1.35em; line-height: 1.3; overflow-wrap: anywhere }
-.figures span { color: var(--soft); font-size: .85em }
-.wide { overflow-x: auto; margin: .8em 0 }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line);
-  vertical-align: bottom }
-td, th { padding: .32em .8em; text-align: right; white-space: nowrap }
-td { border-bottom: 1px solid var(--line) }
-td.text, th.text { text-align: left }
-td.long { white-space: normal; min-width: 16em }
-tr:hover td { background: var(--tint) }
-figure { margin: 1em 0 }
-img { max-width: 100%; height: auto; display: block; margin: 0 auto }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17em, 1fr)); gap: .9em;
-  margin: 1em 0 }
-.cards figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; padding: .6em }
-figcaption { color: var(--soft); font-size: 12.5px; overflow-wrap: anywhere }
-figcaption b { color: var(--ink) }
-.graph { max-height: 44em; overflow: auto; border: 1px solid var(--line); border-radius: 6px }
-.graph svg { overflow: visible }
-@media print { .graph, .wide { max-height: none; overflow: visible } h2 { break-after: avoid }
-  .cards figure { break-inside: avoid } }
-@media (max-width: 40em) { body { padding: 1.2em .9em 3em } td, th { padding: .3em .5em } }
-"""
-# The browser itself is told to load nothing, so a report cannot call home whatever it shows.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+# More rows than this fold away, so that a ResNet-50's page can still be read.
+_MANY = 16
+
+_TEMPLATES = Environment(loader=PackageLoader("analogize.report"), autoescape=True)
 
 
-def page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
+def page(
+    title: str,
+    lead: str,
+    sections: Sequence[tuple[str, str]],
+    *,
+    verdict: str = "",
+    data: Mapping[str, Any] | None = None,
+) -> str:
     """The whole document.
 
     Args:
         title: Heading, plain text.
         lead: What stands below it, HTML.
         sections: Each section's heading in plain text, and its HTML.
+        verdict: The answer in one sentence, plain text.
+        data: What the page shows, for programs; embedded as JSON.
     """
-    links = "".join(
-        f'<a href="#{_anchor(name)}">{escape(name.split(":")[0])}</a>' for name, _ in sections
-    )
-    body = "\n".join(
-        f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2>\n{text}</section>'
+    parts = [
+        {"anchor": _anchor(name), "name": name, "short": name.split(":")[0], "html": text}
         for name, text in sections
+    ]
+    script = _file("report.js")
+    return _TEMPLATES.get_template("page.html").render(
+        title=title,
+        verdict=verdict,
+        lead=lead,
+        sections=parts,
+        style=_file("report.css"),
+        script=script,
+        policy=_policy(script),
+        # An end tag within a string would end the element.
+        data=json.dumps(data or {}).replace("<", "\\u003c"),
     )
+
+
+def _file(name: str) -> str:
+    return (resources.files("analogize.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """What the browser itself is told: load nothing, and run this very script only.
+
+    So a report cannot call home, whatever it shows.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{lead}\n<nav>{links}</nav>\n{body}\n</body></html>\n"
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"script-src 'sha256-{digest}'"
     )
 
 
@@ -120,30 +109,24 @@ def cards(figures: Iterable[tuple[Figure, str, str]]) -> str:
 
 
 def _image(drawn: Figure, text: str) -> str:
-    stream = StringIO()
-    # No date and no random names inside: the same results make the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "analogize"}):
-        drawn.savefig(stream, format="svg", metadata={"Date": None})
-    data = base64.b64encode(stream.getvalue().encode()).decode("ascii")
+    data = base64.b64encode(svg(drawn).encode()).decode("ascii")
     return f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}">'
+
+
+def folded(html: str, count: int, what: str) -> str:
+    """``html``, behind a line to unfold it where it shows many things."""
+    if count <= _MANY:
+        return html
+    return f"<details><summary>All {count} {escape(what)}</summary>{html}</details>\n"
 
 
 def table(rows: Sequence[Mapping[str, Any]], long: Sequence[str] = ()) -> str:
     """A table that scrolls by itself where the page is narrow; ``long`` columns wrap."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     kinds = {name: _kind(name, rows, long) for name in names}
-    head = "".join(f'<th class="{kinds[name]}">{escape(name)}</th>' for name in names)
-    lines = (
-        "<tr>"
-        + "".join(
-            f'<td class="{kinds[name]}">{escape(_cell(row.get(name)))}</td>' for name in names
-        )
-        + "</tr>\n"
-        for row in rows
-    )
-    return (
-        f'<div class="wide" tabindex="0"><table><tr>{head}</tr>\n{"".join(lines)}</table></div>\n'
-    )
+    cells = [[{"kind": kinds[n], "text": _cell(row.get(n))} for n in names] for row in rows]
+    heads = [{"kind": kinds[name], "name": name, "term": HEADS.get(name)} for name in names]
+    return _TEMPLATES.get_template("table.html").render(heads=heads, rows=cells)
 
 
 def _kind(name: str, rows: Sequence[Mapping[str, Any]], long: Sequence[str]) -> str:

@@ -14,18 +14,48 @@ from analogize.analysis.ranking import Sensitivity
 from analogize.devices.times import describe
 from analogize.evaluation.estimate import Estimate
 from analogize.evaluation.evaluation import Evaluation, Level
-from analogize.report.report_page import cards, figure, paragraph, table
+from analogize.evaluation.plot import figure_of, mark
+from analogize.report.report_page import cards, figure, folded, paragraph, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def robustness(evaluation: Evaluation) -> str:
+def verdict(evaluation: Evaluation, clean: float | None, own: float | None) -> str:
+    """What the noise costs, in one sentence.
+
+    Args:
+        evaluation: the model over noise levels or times.
+        clean: the digital model's value, where it is known.
+        own: the target's own noise level, where it has one.
+    """
+    metric, levels = evaluation.metric, [x for x in evaluation.levels if x.mean is not None]
+    level = next((x for x in levels if x.eta in (None, own)), None)
+    if level is None or level.mean is None:
+        return ""
+    count = "on every chip" if level.deterministic else f"on average of {len(level.values)} chips"
+    text = f"On {evaluation.target}, at its own noise, {metric} is {measured(metric, level.mean)} "
+    text += f"{count}"
+    if clean is None or metric != "accuracy":
+        return f"{text}." if clean is None else f"{text}; digital {measured(metric, clean)}."
+    lost = 100 * (clean - level.mean)
+    text += f", {abs(lost):.2f} points {'below' if lost > 0 else 'above'} the digital model's "
+    text += measured(metric, clean)
+    kept = [x.eta for x in levels if x.eta is not None and clean - (x.mean or 0) <= 0.01]
+    if kept and len(levels) > 1:
+        text += f"; up to a noise level of {max(kept):.3g} it loses at most one point"
+    return f"{text}."
+
+
+def robustness(evaluation: Evaluation, clean: float | None = None, own: float | None = None) -> str:
     """The metric over noise levels or times, or how it spreads over chips."""
     levels = evaluation.levels
     noisy = [level for level in levels if not level.deterministic]
     if len(levels) > 1:
-        drawn = figure(evaluation.plot(), f"{evaluation.metric} over noise or time")
+        whole = evaluation.plot()
+        over_time = len(evaluation.fingerprint.drift_times) > 1
+        mark(whole.axes[0], clean, None if over_time else own, evaluation.target)
+        drawn = figure(whole, f"{evaluation.metric} over noise or time")
     elif noisy:
         drawn = _drawn(draw_chips(levels[0].values, evaluation.metric), "values of the chips")
     else:
@@ -110,7 +140,8 @@ def sensitivity(result: Sensitivity) -> str:
         return paragraph(f"{note} No region is noisy: none costs anything.") + table(rows)
     if result.rank_correlation is not None:
         note += f" Rank correlation of cost and estimate (Spearman): {result.rank_correlation:.2f}."
-    return paragraph(note) + _drawn(draw_sensitivity(result), "cost of each region") + table(rows)
+    drawn = _drawn(draw_sensitivity(result), "cost of each region")
+    return paragraph(note) + drawn + folded(table(rows), len(rows), "regions")
 
 
 def converters(uses: Sequence[ConverterUse]) -> str:
@@ -120,7 +151,7 @@ def converters(uses: Sequence[ConverterUse]) -> str:
         "sums, the partial sums. Red: the converter's range. Counts are on a logarithmic scale."
     )
     drawn = cards((draw_use(u), f"{u.region}: {u.name}", _use(u)) for u in uses)
-    return paragraph(note) + drawn
+    return paragraph(note) + folded(drawn, len(uses), "converters")
 
 
 def _use(use: ConverterUse) -> str:
@@ -133,9 +164,7 @@ def _use(use: ConverterUse) -> str:
 
 
 def _drawn(axes: Axes, text: str) -> str:
-    whole = axes.get_figure(root=True)
-    assert whole is not None, "axes that were drawn into belong to a figure"
-    return figure(whole, text)
+    return figure(figure_of(axes), text)
 
 
 def _eta(eta: float | None) -> str:

@@ -91,7 +91,7 @@ def test_everything_is_seen_and_nothing_sticks_out(
 ) -> None:
     found = measure(report, width, tmp_path)
     assert found["headings"] == re.findall("<h2>(.*?)</h2>", report.read_text(encoding="utf-8"))
-    assert len(found["headings"]) == 8
+    assert len(found["headings"]) == 9
     assert found["images"] == 4 + 8  # four results, a DAC and an ADC of four regions
     assert found["graph"] > 100
     assert found["scrollWidth"] <= width
