@@ -19,6 +19,7 @@ from analogize.capture.composites import register_operator
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
 from analogize.crossbar.chip_data import Chip
+from analogize.crossbar.loading import renew_ranges
 from analogize.crossbar.reading_back import read_chip
 from analogize.errors import AnalogizeError
 from analogize.evaluation.adapt import Adaptation, Adapted, adapt
@@ -98,6 +99,7 @@ __all__ = [
     "recalibrate",
     "regions",
     "register_operator",
+    "renew_ranges",
     "save",
     "save_chip",
     "sensitivity",

@@ -16,8 +16,9 @@ from torch import Tensor, fx, nn
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
+from analogize.crossbar.weight_range import NoRange
 from analogize.errors import PassError
-from analogize.passes.choice import Selected
+from analogize.passes.choice import Declined, Selected
 from analogize.passes.signature import PRODUCTS, attribute, bound_arguments, expand
 from analogize.product import Convolution, Linear, Product
 from analogize.targets.overrides import settings_of
@@ -31,18 +32,30 @@ def lower(module: fx.GraphModule, target: Target) -> int:
         record = node.meta.get("analog")
         if isinstance(record, Selected) and node.op == "call_function":
             calls.setdefault((record.weight, _product(node)), []).append(node)
-    arrays = Arrays(target)
-    for index, ((_, product), nodes) in enumerate(calls.items()):
-        region = _region(module, nodes, index)
+    arrays, regions, rewritten = Arrays(target), 0, 0
+    for (_, product), nodes in calls.items():
+        region = _region(module, nodes, regions)
         weight = attribute(module, region.weight)
-        array, settings = arrays.of(weight, product, region.name, id(weight))
+        try:
+            array, settings = arrays.of(weight, product, region.name, id(weight))
+        except NoRange as error:
+            _decline(nodes, error.reason)
+            continue
+        regions, rewritten = regions + 1, rewritten + len(nodes)
         path = _free_path(module, region.weight)
         op = AnalogOp(array, product, settings, region)
         owner = module.get_submodule(region.weight.rpartition(".")[0])
         module.add_submodule(path, op.bind(module).train(owner.training))
         for node in nodes:
             _replace(module.graph, node, path)
-    return sum(map(len, calls.values()))
+    return rewritten
+
+
+def _decline(nodes: list[fx.Node], reason: str) -> None:
+    """Leave digital what no array can hold; no other front end could do better."""
+    for node in nodes:
+        record: Selected = node.meta["analog"]
+        node.meta["analog"] = Declined(record.name, record.operator, reason, chosen=True)
 
 
 class Arrays:

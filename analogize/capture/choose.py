@@ -19,6 +19,7 @@ from analogize.capture.kept import keep
 from analogize.capture.pipeline import run
 from analogize.capture.root import call_as_one_pass
 from analogize.crossbar.fresh import arrange
+from analogize.crossbar.loading import watch_loading
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.errors import CaptureError
 from analogize.model.calls import Call
@@ -114,6 +115,7 @@ def _attempt(
     rewritten.report = report  # type: ignore[assignment]
     arrange(operators(rewritten))
     call_as_one_pass(rewritten)
+    watch_loading(rewritten)
     return rewritten
 
 

@@ -22,6 +22,7 @@ from analogize.capture.leaf import leaf_product, rewrite_leaf, subclass
 from analogize.capture.scope import Scope
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
+from analogize.crossbar.weight_range import NoRange
 from analogize.errors import CaptureError
 from analogize.model.module import DigitalProduct
 from analogize.model.one_pass import one_pass
@@ -71,7 +72,9 @@ def keep(
         digital.append(DigitalProduct(name, kind, "the example inputs do not reach it"))
     if request.example is None:
         digital += _unknown(model)
-    _lower(model, selected, target)
+    for site, reason in _lower(model, selected, target):
+        selected.remove(site)
+        digital.append(DigitalProduct(site.name, site.operator, reason, chosen=True))
     direct = [s for s in selected if s.used is not None]
     if direct:
         _intercept(model, found, direct)
@@ -111,14 +114,20 @@ def _why_not(model: nn.Module, site: Site, target: Target) -> str | None:
     return None
 
 
-def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
+def _lower(model: nn.Module, sites: list[Site], target: Target) -> list[tuple[Site, str]]:
+    """Give every site its operator; returns those that no array can hold, each with its reason."""
     arrays = Arrays(target)
     made: list[tuple[Site, AnalogOp]] = []
-    for index, site in enumerate(sites):
+    declined: list[tuple[Site, str]] = []
+    for site in sites:
         weight = StoredWeight(model, site.weight, site.expression).value()
         source = site.expression.key if site.expression is not None else id(weight)
-        array, settings = arrays.of(weight, site.product, site.name, source)
-        op = AnalogOp(array, site.product, settings, _region(site, weight, index))
+        try:
+            array, settings = arrays.of(weight, site.product, site.name, source)
+        except NoRange as error:
+            declined.append((site, error.reason))
+            continue
+        op = AnalogOp(array, site.product, settings, _region(site, weight, len(made)))
         made.append((site, op.bind(model, site.expression)))
     for site, op in made:
         path, _, name = site.weight.rpartition(".")
@@ -131,6 +140,7 @@ def _lower(model: nn.Module, sites: list[Site], target: Target) -> None:
         elif whole and name == "weight" and leaf_product(owner) == site.product:
             # The example reads this layer's weight and never calls it; someone else may.
             rewrite_leaf(owner, op)
+    return declined
 
 
 def _region(site: Site, weight: Tensor, index: int) -> Region:

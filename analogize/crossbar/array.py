@@ -18,13 +18,15 @@ from analogize.crossbar.chip_data import ArrayData
 from analogize.crossbar.conductances import Drawn, simulate_cells
 from analogize.crossbar.converter import FixedRange
 from analogize.crossbar.rounding import quantized
-from analogize.crossbar.seeds import no_chip, outdated, region_seed, versions
+from analogize.crossbar.seeds import no_chip, outdated, region_seed
 from analogize.crossbar.weight_range import find_range
+from analogize.crossbar.witness import Witness
 from analogize.devices.cells import Reading, full_scale
 from analogize.devices.compensation import factors
 from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
 from analogize.devices.wires import Layout
+from analogize.model.stored import StoredWeight
 from analogize.product import Product
 from analogize.quantize import Bound, Grid, clamp, to_codes
 from analogize.targets import spec
@@ -52,6 +54,7 @@ class WeightArray(FixedRange):
         chip: the programmed weights in array units, or None; digits first where cells hold digits.
         correction: what the chip's output is multiplied by digitally, viewed against it, or None.
         origin: how the chip was drawn, or the data that it was given as; None without a chip.
+        witness: the weights that the chip was programmed from; None for a chip of any weights.
     """
 
     chip: Tensor | None
@@ -74,8 +77,7 @@ class WeightArray(FixedRange):
         self.register_buffer("correction", None, persistent=False)
         self.origin: Drawn | ArrayData | None = None
         self.place: tuple[Any, int] | None = None
-        self._programmed_version: int | None = None
-        self._behind: tuple[Tensor, ...] = ()
+        self.witness: Witness | None = None
 
     @property
     def is_pending(self) -> bool:
@@ -283,13 +285,11 @@ class WeightArray(FixedRange):
         drift_time: float = 0.0,
         compensation: spec.Compensation | None = None,
         cycle: int = 0,
-        behind: tuple[Tensor, ...] = (),
         name: str | None = None,
     ) -> None:
         """Draw this array's part of chip ``seed``, read at ``drift_time``, and keep it.
 
-        A computed weight has the parameters ``behind`` it, whose change makes the chip invalid.
-        The draws are those of the region ``name``; by default the array's own.
+        The draws are those of the region ``name``; by default the array's own. See ``hold``.
 
         Raises:
             ChipError: the time is outside the range of a noise model.
@@ -305,19 +305,14 @@ class WeightArray(FixedRange):
             if correction.ndim:
                 correction = self.product.output_channels(correction)
         drawn = Drawn(self._reading(seed, drift_time, cycle, name), self.noise)
-        self.hold(weight, chip, correction, behind, drawn)
+        self.hold(chip, correction, drawn)
 
     def hold(
-        self,
-        weight: Tensor,
-        chip: Tensor,
-        correction: Tensor | None,
-        behind: tuple[Tensor, ...],
-        origin: Drawn | ArrayData | None = None,
+        self, chip: Tensor, correction: Tensor | None, origin: Drawn | ArrayData | None
     ) -> None:
-        """Keep ``chip`` as that of ``weight`` as it is now; see ``program`` for ``behind``."""
+        """Keep ``chip``; its ``witness`` is to be set then."""
         self.chip, self.correction, self.origin = chip, correction, origin
-        self._behind, self._programmed_version = behind, versions(weight, behind)
+        self.witness = None
 
     def _reading(self, seed: int, drift_time: float, cycle: int, name: str | None) -> Reading:
         return Reading(Draws(f"{seed}/{self.name if name is None else name}"), drift_time, cycle)
@@ -345,39 +340,39 @@ class WeightArray(FixedRange):
         chip = self.noisy(clean, generator, reading)
         return chip.clone() if chip is clean else chip
 
-    def programmed(self, weight: Tensor) -> Tensor:
+    def programmed(self, weight: Tensor, stored: StoredWeight, inputs: int | None = None) -> Tensor:
         """The chip's weights in array units.
+
+        Args:
+            weight: the weight as it is now.
+            stored: where it comes from.
+            inputs: how many inputs the product multiplies by it; None for many.
 
         Raises:
             ChipError: nothing was programmed, or the weights have changed since.
         """
         if self.chip is None:
             raise no_chip(self.name)
-        if not torch.compiler.is_compiling():
-            now = versions(weight, self._behind)
-            if self._programmed_version is None:
-                self._programmed_version = now
-            elif self._programmed_version != now:
-                raise outdated(self.name)
+        if self.witness is not None and not torch.compiler.is_compiling():
+            difference = self.witness.difference(weight, stored, inputs)
+            if difference is not None:
+                raise outdated(self.name, difference)
         return self.chip
 
     def erase(self) -> None:
         """Forget the programmed chip."""
-        self.chip = self.correction = self.origin = None
+        self.chip = self.correction = self.origin = self.witness = None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.erase()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self.chip
         super()._apply(fn, recurse)
-        self._programmed_version = None
+        if before is not None and self.chip is not None and self.witness is not None:
+            self.witness.cast(before.dtype, self.chip.dtype)
         return self
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # A copied or unpickled parameter counts its versions from zero again.
-        self._programmed_version = None
 
     def extra_repr(self) -> str:
         """Shape, bits and range, for ``print(model)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import get_args
@@ -14,9 +15,11 @@ from analogize.crossbar import noise
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.given import give, require_fitting
-from analogize.crossbar.located import located
+from analogize.crossbar.located import Located, located
 from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
+from analogize.crossbar.seeds import integer, untied
+from analogize.crossbar.witness import Witness
 from analogize.devices.times import require_time, seconds
 from analogize.errors import ChipError
 from analogize.model.parts import report_of
@@ -45,7 +48,9 @@ def program(
     """Program one chip instance: draw every region's weight noise once and keep it.
 
     Evaluation then uses these weights, at the cost of the digital model, until the next
-    ``program`` or ``erase``. Each region draws from its own generator, seeded by ``seed`` and the
+    ``program`` or ``erase``; training does not, and a warning says so of a model in train mode. A
+    chip belongs to the weights it was programmed from: once they have changed, on whatever way,
+    using it is an error. Each region draws from its own generator, seeded by ``seed`` and the
     region's name on the CPU, so that a chip depends on neither order, device nor process. The same
     seed at another ``drift_time`` is the same chip, read later. In a bigger module a region's name
     begins with the path of its part (``regions(model)``): programmed there, the part is another
@@ -53,8 +58,8 @@ def program(
 
     Args:
         model: a rewritten model, or any module with rewritten parts.
-        seed: the chip's number; or a ``Chip``: measured conductances, a defect map, or a chip that
-            ``read_chip`` read. What it was measured at is its time and cycle.
+        seed: the chip's number, an integer; or a ``Chip``: measured conductances, a defect map, or
+            a chip that ``read_chip`` read. What it was measured at is its time and cycle.
         drift_time: when the chip is read, counted from programming (from the first reading, where
             the target's models define one): seconds, or text such as ``"1 day"``. Targets whose
             devices neither drift nor relax know no other time than 0.
@@ -65,25 +70,44 @@ def program(
             targets without devices are drawn anew.
 
     Raises:
-        ChipError: the model has no analog operator; an unknown compensation; or a time that is
-            none, outside the range that a noise model was measured in, or after 0 where nothing
-            in the target changes with time; or a ``Chip`` that does not fit the model.
+        ChipError: the model has no analog operator; an unknown compensation; a seed that is no
+            integer; a time that is none, outside the range that a noise model was measured in, or
+            after 0 where nothing in the target changes with time; or a ``Chip`` that does not fit
+            the model.
     """
     if compensation is not None and compensation not in get_args(Compensation):
         allowed = ", ".join(map(repr, get_args(Compensation)))
         raise ChipError(f"compensation {compensation!r} is unknown; allowed are {allowed}")
-    time = seconds(drift_time)
+    seed, time = seed if isinstance(seed, Chip) else integer(seed), seconds(drift_time)
     drop_copies(model)
     require_times(model, [time])
-    unique = {id(found.op.array): found for found in located(model)}
+    ops = located(model)
     if isinstance(seed, Chip):
-        require_fitting(seed, [name for _, _, name in unique.values()], time, cycle)
-    for op, _, name in unique.values():
-        how = time, compensation, cycle, _behind(op), name
-        if isinstance(seed, Chip):
-            give(op.array, weight_of(op), seed, *how)
-        else:
-            op.array.program(weight_of(op), seed, *how)
+        require_fitting(seed, list(dict.fromkeys(found.array for found in ops)), time, cycle)
+    done: dict[int, Located] = {}
+    try:
+        for found in ops:
+            op, weight = found.op, weight_of(found.op)
+            first = done.setdefault(id(op.array), found)
+            if first is found:
+                how = time, compensation, cycle, found.array
+                if isinstance(seed, Chip):
+                    give(op.array, weight, seed, *how)
+                else:
+                    op.array.program(weight, seed, *how)
+                op.array.witness = Witness(weight, op.stored)
+            elif op.array.witness is None or op.array.witness.difference(weight, op.stored, None):
+                raise untied(first.region.name, found.region.name)
+    except BaseException:
+        # Half of this chip and half of the one before are none.
+        erase(model)
+        raise
+    if any(op.training and op.mode is None for op, _, _ in ops):
+        warnings.warn(
+            f"{type(model).__name__} is in train mode, where it draws fresh noise and does not use "
+            "the chip; call model.eval(), or use noise_mode(model, 'programmed')",
+            stacklevel=2,
+        )
 
 
 def require_times(model: nn.Module, times: Iterable[float]) -> None:
@@ -217,7 +241,7 @@ def clip_weights(model: nn.Module) -> int:
         array, weight = op.array, op.stored.value()
         if not op.is_calibrated and array.is_pending:
             array.settle(whole(weight))
-        if array.limits is None or id(array) in ranges or not _is_storage(op, weight):
+        if array.limits is None or id(array) in ranges or op.stored.is_computed():
             continue
         if weight.shape != array.shape:
             raise _in_parts(op, weight)
@@ -243,13 +267,6 @@ def _end_beside(end: Bound, weight: Tensor) -> Bound:
     return part_beside(end, weight) if isinstance(end, Tensor) and end.ndim else end
 
 
-def _behind(op: AnalogOp) -> tuple[Tensor, ...]:
-    """What is written to when the weight changes, where that is not the weight itself."""
-    found = op.stored.sources()
-    weight = op.stored.value()
-    return found or ((weight,) if is_sharded(weight) else ())
-
-
 def _in_parts(op: AnalogOp, weight: Tensor) -> ChipError:
     return ChipError(
         f"region '{op.region.name}': its weight has shape {tuple(weight.shape)} here instead of "
@@ -257,15 +274,6 @@ def _in_parts(op: AnalogOp, weight: Tensor) -> ChipError:
         "torch.distributed.fsdp.fully_shard (Lightning's ModelParallelStrategy), or call this "
         "within FullyShardedDataParallel.summon_full_params(model)"
     )
-
-
-def _is_storage(op: AnalogOp, weight: Tensor) -> bool:
-    """Whether ``weight`` is what is stored, or a view of it, so that writing to it writes there."""
-    behind = op.stored.sources()
-    if not behind and op.stored.expression is None:
-        return True
-    stored = (own_part(p).untyped_storage().data_ptr() for p in behind)
-    return own_part(weight).untyped_storage().data_ptr() in stored
 
 
 def _arrays(model: nn.Module) -> list[WeightArray]:

@@ -12,6 +12,9 @@ from analogize.errors import CalibrationError
 from analogize.quantize import Bound, Grid, make_grid, to_codes
 from analogize.targets import spec
 
+# Narrower ranges have steps, and products of steps, that float32 cannot hold.
+_SMALLEST = 1e-30
+
 
 class FixedRange(nn.Module):
     """A range that is fixed once and kept as a float32 buffer, and the grid that lies on it.
@@ -137,7 +140,7 @@ class Converter(FixedRange):
             CalibrationError: the range is empty or not finite.
         """
         ends = torch.stack([minimum, maximum]).float().to(self.range.device)
-        wrong = ~(ends[0] < ends[1]) | ~torch.isfinite(ends).all(0)
+        wrong = ~(ends[1] - ends[0] > _SMALLEST) | ~torch.isfinite(ends).all(0)
         if bool(wrong.any()):
             low, high = ends.reshape(2, -1)[:, wrong.flatten()][:, 0].tolist()
             raise CalibrationError(

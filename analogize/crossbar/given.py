@@ -20,7 +20,6 @@ def give(
     time: float,
     compensation: Compensation | None,
     cycle: int,
-    behind: tuple[Tensor, ...],
     name: str,
 ) -> None:
     """Program one array with its part of ``chip``, or with what the chip's seed draws.
@@ -31,14 +30,14 @@ def give(
     data = chip.arrays.get(name)
     if data is None or data.defects is not None:
         assert chip.seed is not None, "checked"
-        array.program(weight, chip.seed, time, compensation, cycle, behind, name)
+        array.program(weight, chip.seed, time, compensation, cycle, name)
         if data is not None:
             drawn, before, clean = array.origin, array.chip, array.clean(weight.detach())
             assert isinstance(drawn, Drawn), "it was drawn just now"
             assert before is not None, "likewise"
             held = with_defects(array, clean, before, drawn, data, name)
             origin = to_data(array, clean, held, drawn, data.defects)
-            array.hold(weight, held, array.correction, behind, origin)
+            array.hold(held, array.correction, origin)
         return
     array.settle(weight)
     held = from_data(array, data, weight.detach(), name)
@@ -46,7 +45,7 @@ def give(
     if data.correction is not None:
         values = torch.from_numpy(data.correction).to(weight.device, torch.float32)
         correction = array.product.output_channels(values) if values.numel() > 1 else values[0]
-    array.hold(weight, held, correction, behind, data)
+    array.hold(held, correction, data)
 
 
 def require_fitting(chip: Chip, names: list[str], time: float, cycle: int) -> None:

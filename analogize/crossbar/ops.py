@@ -162,7 +162,7 @@ class AnalogOp(nn.Module):
             y = product.forward(*autocast(x, weight))
             return y if self.side is None else self.side(y, x)
         mode = self._effective_mode()
-        used, dtypes = self._weights(weight, mode, through), self._dtypes(x)
+        used, dtypes = self._weights(x, weight, mode, through), self._dtypes(x)
         if tiles is None:
             used = self.array.whole(used)
         stages = self._stages if mode == "off" else self._noisy_stages
@@ -199,11 +199,17 @@ class AnalogOp(nn.Module):
         return "fresh" if self.training or self.array.chip is None else "programmed"
 
     def _weights(
-        self, weight: Tensor, mode: NoiseMode, through: Callable[[Tensor], Tensor] | None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        mode: NoiseMode,
+        through: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         """The weights of this forward pass in array units."""
         if mode == "programmed":
-            chip = self.array.programmed(weight)
+            now = weight if through is None else self.stored.value()
+            groups, rows, _ = self.product.matrix(self.array.shape)
+            chip = self.array.programmed(now, self.stored, x.numel() // max(1, groups * rows))
             return chip if through is None else through(chip)
         with torch.no_grad():
             if mode == "off":

@@ -39,7 +39,7 @@ def read_chip(model: nn.Module, name: str = "") -> Chip:
 
 def _read(op: AnalogOp, weight: Tensor) -> ArrayData:
     array = op.array
-    chip = array.programmed(weight)
+    chip = array.programmed(weight, op.stored)
     if isinstance(array.origin, ArrayData):
         return array.origin
     if array.origin is None:

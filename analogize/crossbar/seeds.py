@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from operator import index
 
 import torch
 from torch import Tensor
 
 from analogize.errors import ChipError
+
+
+def integer(seed: object) -> int:
+    """``seed`` as a plain integer, whatever type holds it.
+
+    Raises:
+        ChipError: it is none: 3.0 would be another chip than 3.
+    """
+    try:
+        return index(seed)  # type: ignore[arg-type]
+    except TypeError as cause:
+        raise ChipError(f"seed {seed!r} is a {type(seed).__name__}; give an integer") from cause
 
 
 def region_seed(seed: int, name: str) -> int:
@@ -31,11 +43,6 @@ def chip_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def versions(weight: Tensor, behind: Sequence[Tensor]) -> int:
-    """How often what decides ``weight`` was written to: itself, or what it is computed from."""
-    return sum(map(version, behind)) if behind else version(weight)
-
-
 def version(weight: Tensor) -> int:
     """How often ``weight`` was written to; -1 for inference tensors, which do not count.
 
@@ -51,9 +58,18 @@ def no_chip(region: str) -> ChipError:
     return ChipError(f"region '{region}': no chip is programmed; call program(model, seed) first")
 
 
-def outdated(region: str) -> ChipError:
+def untied(first: str, second: str) -> ChipError:
+    """The error of regions that share an array, whose weights are no longer one."""
+    return ChipError(
+        f"regions '{first}' and '{second}' share one array because their weights were tied, and "
+        "the weights differ now; tie them again (load_state_dict(assign=True) and new parameters "
+        "untie), or rewrite the model anew"
+    )
+
+
+def outdated(region: str, difference: str) -> ChipError:
     """The error of a region whose weights are others than its chip was made from."""
     return ChipError(
-        f"region '{region}': its weights changed after the chip was programmed; "
+        f"region '{region}': its weights changed after the chip was programmed, {difference}; "
         "call program(model, seed) again"
     )

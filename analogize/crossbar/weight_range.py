@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,26 @@ from analogize.crossbar.fitting import fit
 from analogize.crossbar.stream import RESOLUTION, Stream
 from analogize.errors import PassError
 from analogize.product import Product, per_channel
-from analogize.quantize import percentiles
+from analogize.quantize import make_grid, percentiles
 from analogize.targets import spec
+
+# Smaller weights have steps, and products of steps, that float32 cannot hold.
+_SMALLEST = 1e-30
+
+
+class NoRange(PassError):  # noqa: N818 - a reason to stay digital, not the end of a rewriting
+    """Weights that no array can hold; while rewriting the region stays digital, and says why."""
+
+    def __init__(self, region: str, reason: str) -> None:
+        super().__init__(f"region '{region}': {reason}")
+        self.reason = reason
 
 
 def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: str) -> Tensor:
     """The range [W_min, W_max] that ``settings`` ask for, from the statistics of ``weight``.
+
+    A warning tells where most weights are clipped, or lie on half a step of the grid, so that
+    rounding errors decide what they become.
 
     Returns:
         float32, shape (2,), or (2, output channels) with per-channel granularity; infinite without
@@ -22,38 +38,101 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
         weights are all equal takes the layer's range.
 
     Raises:
+        NoRange: there are no weights, none but zeros, or none that are real numbers in memory.
         PassError: the weights are not finite, or give a range that is empty.
     """
+    _require_mappable(weight, settings, name)
     if weight.is_meta:
         channels = len(per_channel(product, weight.detach()))
         shape = (2,) if settings.granularity == "tensor" else (2, channels)
         return torch.empty(shape, device="meta")
-    # The extremes are NaN or infinite if any weight is; isfinite() would allocate a second copy.
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all()):
-        raise PassError(
-            f"region '{name}': its weights hold NaN or infinite values; repair the model first"
-        )
     rule = settings.range
-    if settings.granularity == "tensor":
-        ends = _ends(weight, settings)
-        if rule is not None and not bool(ends[0] < ends[1]):
-            raise PassError(
-                f"region '{name}': the weights give the range [{ends[0]:g}, {ends[1]:g}], and "
-                "W_min must be below W_max; keep the region digital, or use a fixed range"
-            )
-        return ends
-    rows = per_channel(product, weight.detach())
-    if isinstance(rule, spec.LeastSquaresRange):
+    rows = weight.detach().reshape(1, -1)
+    if settings.granularity == "channel":
+        rows = per_channel(product, weight.detach())
+    if isinstance(rule, spec.LeastSquaresRange) and settings.granularity == "channel":
         ends = _least_squares_a_row(rows, settings)
     else:
         ends = torch.stack([_ends(row, settings) for row in rows], dim=1)
-    empty = ends[0] >= ends[1]
-    if bool(empty.any()):
+    empty = (ends[0] >= ends[1]) | _are_equal(rows, rule)
+    if bool(empty.any()) and settings.granularity == "channel":
         layer = find_range(
             weight, product, settings.model_copy(update={"granularity": "tensor"}), name
         )
-        ends = torch.where(empty, layer.unsqueeze(1), ends)
-    return ends
+        return torch.where(empty, layer.unsqueeze(1), ends)
+    if bool(empty.any()):
+        low, high = ends[:, 0].tolist()
+        raise PassError(
+            f"region '{name}': the weights give the range [{low:g}, {high:g}], and W_min must be "
+            "below W_max by more than rounding errors; keep the region digital, or use a fixed "
+            "range"
+        )
+    if rule is not None:
+        _tell_what_is_lost(rows, ends, settings, name)
+    return ends[:, 0] if settings.granularity == "tensor" else ends
+
+
+def _require_mappable(weight: Tensor, settings: spec.Weights, name: str) -> None:
+    if weight.layout != torch.strided:
+        raise NoRange(name, "its weight is sparse, and an array is dense")
+    if weight.is_complex():
+        raise NoRange(name, "its weights are complex numbers")
+    if weight.numel() == 0:
+        raise NoRange(name, "it has no weights")
+    if weight.is_meta:
+        return
+    # The extremes are NaN or infinite if any weight is; isfinite() would allocate a second copy.
+    extremes = torch.stack(torch.aminmax(weight.detach()))
+    if not bool(torch.isfinite(extremes).all()):
+        raise PassError(
+            f"region '{name}': its weights hold NaN or infinite values; repair the model first"
+        )
+    largest = float(extremes.abs().max())
+    if settings.range is None or isinstance(settings.range, spec.FixedRange):
+        return
+    if largest < _SMALLEST:
+        what = f"are at most {largest:g}" if largest else "are all zero"
+        raise NoRange(
+            name,
+            f"its weights {what}, which gives no range; rewrite the model once they are trained, "
+            "or use a fixed range",
+        )
+
+
+def _are_equal(rows: Tensor, rule: spec.WeightRange | None) -> Tensor:
+    """Which rows hold one value up to rounding errors, of which a rule makes no range."""
+    if not isinstance(rule, spec.StdRange | spec.PercentileRange | spec.MinMaxRange):
+        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    low, high = (end.double() for end in torch.aminmax(rows, dim=1))
+    rounding = 8 * torch.finfo(rows.dtype).eps
+    return high - low <= rounding * torch.maximum(low.abs(), high.abs())
+
+
+def _tell_what_is_lost(rows: Tensor, ends: Tensor, settings: spec.Weights, name: str) -> None:
+    """Warn of weights that are mostly clipped, or mostly rounded by chance."""
+    low, high = (end.to(rows).unsqueeze(1) for end in ends)
+    clipped = float(((rows < low) | (rows > high)).float().mean())
+    if clipped > 0.5:
+        warnings.warn(
+            f"region '{name}': {clipped:.0%} of the weights lie outside of their range "
+            f"[{float(ends[0].min()):g}, {float(ends[1].max()):g}] and are clipped to its ends; "
+            "use another rule (weights.range: {kind: absmax} clips nothing), or keep it digital",
+            stacklevel=2,
+        )
+        return
+    if settings.bits is None:
+        return
+    grid = make_grid(ends[0], ends[1], settings.bits, settings.grid)
+    steps = (rows.float() / grid.scale.unsqueeze(1)).abs()
+    beside_half = (steps.frac() - 0.5).abs() <= 4 * torch.finfo(torch.float32).eps * steps
+    chance = float((beside_half & (rows >= low) & (rows <= high)).float().mean())
+    if chance > 0.5:
+        warnings.warn(
+            f"region '{name}': {chance:.0%} of the weights lie halfway between two codes of "
+            f"{settings.bits} bits, so that rounding errors decide between them; use another "
+            "number of bits, grid or rule of the range",
+            stacklevel=2,
+        )
 
 
 def _ends(weight: Tensor, settings: spec.Weights) -> Tensor:

@@ -21,6 +21,7 @@ class Fingerprint(BaseModel):
         deployment: What else happens to a chip before it is measured, in words.
         target: Digest of every operator's noise, converters and grids.
         weights: Digest of the model's ``state_dict``, calibrated ranges included.
+        data: Digest of some of the data, and how many there are; empty where that is unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,15 @@ class Fingerprint(BaseModel):
     deployment: str = ""
     target: str
     weights: str
+    data: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether one run can continue the other: data that nobody knows may be the same."""
+        if not isinstance(other, Fingerprint):
+            return NotImplemented
+        return not differences(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def fingerprint(
@@ -41,8 +51,9 @@ def fingerprint(
     metric: str,
     times: Iterable[float | None] = (None,),
     deployment: str = "",
+    data: str = "",
 ) -> Fingerprint:
-    """What the values of a run depend on, data excepted.
+    """What the values of a run depend on.
 
     Args:
         model: A rewritten model.
@@ -51,6 +62,7 @@ def fingerprint(
         metric: Name and settings of the metric.
         times: Seconds between programming and measuring; None where they were not asked for.
         deployment: What else happens to a chip before it is measured.
+        data: What ``data_digest`` tells of the data.
     """
     return Fingerprint(
         seed=seed,
@@ -60,6 +72,7 @@ def fingerprint(
         deployment=deployment,
         target=target_digest(model),
         weights=weights_digest(model),
+        data=data,
     )
 
 
@@ -74,6 +87,11 @@ def differences(now: Fingerprint, before: Fingerprint) -> list[str]:
         "target": "another target (noise, converters or grids)",
         "weights": "other weights or calibrated ranges",
     }
+    if now.data and before.data:
+        counts = [of.data.partition(" samples")[0] for of in (before, now)]
+        named["data"] = "other data"
+        if counts[0] != counts[1]:
+            named["data"] = f"the data held {counts[0]} samples before and {counts[1]} now"
     return [text for key, text in named.items() if getattr(now, key) != getattr(before, key)]
 
 

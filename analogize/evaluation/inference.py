@@ -86,7 +86,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     # A chip that its weights have outgrown must not come back as a valid one.
     arrays = [op.array for op in operators(model)]
-    chips = [(a, a.chip, a.correction, a.origin, a._programmed_version) for a in arrays]
+    chips = [(a, a.chip, a.correction, a.origin, a.witness) for a in arrays]
     states = generator_states(device)
     try:
         model.eval()
@@ -94,9 +94,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
-        for array, chip, correction, origin, version in chips:
+        for array, chip, correction, origin, witness in chips:
             array.chip, array.correction, array.origin = chip, correction, origin
-            array._programmed_version = version
+            array.witness = witness
         set_generator_states(device, states)
 
 

@@ -152,7 +152,7 @@ def _run(model: nn.Module, call: Call, chips: dict[str, Tensor]) -> Any:
 
     # functional_call replaces buffers, so every array must hold one to be replaced.
     for name, array in _arrays(model).items():
-        array.chip, array.correction, array._programmed_version = chips[name][0], None, None
+        array.chip, array.correction, array.witness = chips[name][0], None, None
     return vmap(one, randomness="different")(chips)
 
 

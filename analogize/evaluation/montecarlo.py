@@ -19,6 +19,7 @@ from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
+from analogize.evaluation.data_digest import data_digest
 from analogize.evaluation.deployment import Deployment, Remedy, drift_times
 from analogize.evaluation.evaluation import Evaluation, Level
 from analogize.evaluation.fingerprint import Fingerprint, fingerprint
@@ -81,9 +82,9 @@ def evaluate(
             drawn (Stein's two-stage rule, intervals.py): 20 or more keep that number steady.
         max_instances: Chips a level that ``precision`` may ask for; it is refused beyond.
         resume: A JSON file that is written after every chip and, where it exists, continued, also
-            with another number of instances. The data must be the same; only their number of
-            samples is checked. Every value is kept with its chip's seed, so that one removed or
-            added by hand is noticed.
+            with another number of instances. The data must be the same: their number and some of
+            their samples are compared, where they can be had by index. Every value is kept with
+            its chip's seed, so that one removed or added by hand is noticed.
         progress: Whether to show a progress bar, on standard error.
         device: Where to run, on a copy of the model; by default where the model is.
         drift_time: When every chip is read after programming, one time or several, in seconds or
@@ -128,7 +129,8 @@ def evaluate(
     if device is not None:
         model = copy.deepcopy(model).to(device)
     with noise_mode(model, "programmed"), undisturbed(model), deployment.keeping(model):
-        run = fingerprint(model, seed, etas, scores[0].settings, times, deployment.settings)
+        settings = scores[0].settings, times, deployment.settings
+        run = fingerprint(model, seed, etas, *settings, data_digest(data))
         empty = _empty(model, run, scores[0], instances, precision)
         begun = ranks.from_first(lambda: resumed(empty, resume))
         _check_levels(model, etas)

@@ -157,8 +157,8 @@ def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
             f"the teacher {type(teacher).__name__} has no parameter '{missing[0]}': operators can "
             "be matched to a model of the same architecture, or to the model itself"
         )
-    own = source.state_dict()
-    source.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    # With its own ranges, which are not in question here.
+    source.load_state_dict({k: state.get(k, v) for k, v in source.state_dict().items()})
     return source
 
 

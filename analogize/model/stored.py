@@ -8,6 +8,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from analogize.model.expression import Expression
+from analogize.model.sharding import own_part
 
 
 class StoredWeight:
@@ -27,6 +28,11 @@ class StoredWeight:
         self.expression = expression
         names = (path,) if expression is None else expression.names
         self._owners = {name: _owner(root, name) for name in names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the parameters and buffers were called in the model that was rewritten."""
+        return tuple(self._owners)
 
     def value(self) -> Tensor:
         """The weight as it is now; differentiable, and with no step of an iteration."""
@@ -50,18 +56,25 @@ class StoredWeight:
         ((owner, name),) = self._owners.values()
         return owner._parameters.get(name)
 
-    def sources(self) -> tuple[nn.Parameter, ...]:
-        """The parameters behind a computed weight; () where the weight is one itself."""
+    def sources(self) -> tuple[Tensor, ...]:
+        """Parameters and buffers behind a computed weight; () where the weight is one itself."""
         if self.expression is not None:
-            found = map(self._leaf, self.expression.names)
-            return tuple(p for p in found if isinstance(p, nn.Parameter))
+            return tuple(map(self._leaf, self.expression.names))
         ((owner, name),) = self._owners.values()
         if is_parametrized(owner, name):
-            return tuple(owner.parametrizations[name].parameters())  # type: ignore[index, union-attr]
+            behind: nn.Module = owner.parametrizations[name]  # type: ignore[index, assignment]
+            return (*behind.parameters(), *behind.buffers())
         if name in owner._parameters:
             return ()
-        own = owner.named_parameters(recurse=False)
-        return tuple(p for key, p in own if key.startswith(f"{name}_"))
+        own = (*owner._parameters.items(), *owner._buffers.items())
+        return tuple(t for key, t in own if key.startswith(f"{name}_") and t is not None)
+
+    def is_computed(self) -> bool:
+        """Whether the weight is a tensor of its own, that writing to would change nothing."""
+        places = {own_part(t).untyped_storage().data_ptr() for t in self.sources()}
+        if not places and self.expression is None:
+            return False
+        return own_part(self.value()).untyped_storage().data_ptr() not in places
 
     def _leaf(self, name: str) -> Tensor:
         return self._attribute(*self._owners[name])

@@ -71,13 +71,14 @@ def digital_state(
     return {k: v for k, v in model.state_dict().items() if not k.startswith(inside)}
 
 
-def chip_weights(array: WeightArray, weight: Tensor) -> Tensor:
-    """What the chip of ``array`` holds for ``weight``: its shape, in weight units, float32.
+def chip_weights(op: AnalogOp, weight: Tensor) -> Tensor:
+    """What the chip of ``op`` holds for ``weight``: its shape, in weight units, float32.
 
     Raises:
         ChipError: no chip is programmed, or the weights are others since.
     """
-    held = array.whole(array.programmed(weight)).float()
+    array = op.array
+    held = array.whole(array.programmed(weight, op.stored)).float()
     grid = array.grid
     real = held if grid is None or array.folded else held * grid.scale
     if array.correction is None:
@@ -105,7 +106,7 @@ def _write_chip(model: nn.Module) -> None:
                 f"region '{region.name}': digital scales and offsets follow the array, and the "
                 "digital model has no place for them"
             )
-        chips[op.array] = weight, chip_weights(op.array, weight)
+        chips[op.array] = weight, chip_weights(op, weight)
     # Only now, since a write makes every chip of these weights an old one.
     for array, (weight, chip) in chips.items():
         weight.copy_(chip.to(weight.dtype))

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from analogize.api import analogize
+from analogize.crossbar.chip import weight_of
 from analogize.crossbar.ops import operators
+from analogize.crossbar.witness import Witness
 from analogize.devices.custom import resolve
 from analogize.errors import AnalogizeError, SavingError
 from analogize.model.copying import copied
@@ -208,9 +210,5 @@ def _hold_chips(
             raise SavingError(f"{path}: the chip of region '{op.region.name}' is missing")
         where = array.range.device
         correction = tensors.get(f"{CORRECTION}{number}")
-        array.hold(
-            op.stored.value(),
-            chip.to(where),
-            None if correction is None else correction.to(where),
-            op.stored.sources(),
-        )
+        array.hold(chip.to(where), None if correction is None else correction.to(where), None)
+        array.witness = Witness(weight_of(op), op.stored)

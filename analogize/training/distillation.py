@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from analogize.crossbar.chip import clip_weights, noise_level, noise_mode, program
+from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program
 from analogize.crossbar.digest import target_digest
 from analogize.crossbar.noise import level
 from analogize.crossbar.ops import operators
@@ -252,7 +252,12 @@ class Distillation(L.LightningModule):
             shard(self.student, self.device_mesh)
 
     def on_fit_start(self) -> None:
-        """Move the teacher beside the student; project weights that start outside."""
+        """Move the teacher beside the student; project weights that start outside.
+
+        A chip that the student had is erased: it is not the one of the weights to come.
+        """
+        if operators(self.student):
+            erase(self.student)
         for teacher in self._teacher:
             teacher.to(self.device)
         self._project()

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
+from analogize.crossbar.witness import Witness
 from analogize.errors import ExportError
 from analogize.model.module import AnalogModule, DigitalProduct, Report
 from analogize.onnx.manifest import CallEntry, Manifest, RegionEntry
@@ -106,6 +107,8 @@ class _Loader:
         module.report = Report(self.manifest.target, digital, None)
         for op in operators(module):
             op.bind(module)
+            if op.array.chip is not None:
+                op.array.witness = Witness(op.stored.value(), op.stored)
         return module.eval()
 
     def _value(self, name: str) -> fx.Node:

@@ -129,7 +129,11 @@ def _weights(op: AnalogOp, name: str, noise: NoiseKind, seed: int | None) -> Ten
     array = op.array
     if noise != "programmed":
         return array.clean(parameter).cpu()
-    chip = array.programmed(parameter) if seed is None else array.draw(parameter, seed, name=name)
+    chip = (
+        array.programmed(parameter, op.stored)
+        if seed is None
+        else array.draw(parameter, seed, name=name)
+    )
     return (chip if op.tiles is not None else array.whole(chip)).cpu()
 
 

@@ -1,0 +1,172 @@
+"""What a chip was programmed from: the contents of the tensors that decide its weights.
+
+No counter of writes sees them all: ``weight.data.mul_(2)``, a NumPy view, an optimizer on shards or
+a copied model leave none. So the contents themselves are compared, by a checksum of every bit in
+its place: CRC-32 on the CPU; on an accelerator, with the lanes v of a row and odd numbers b,
+
+    h_i = sum_j v_ij b_j  mod 2^64
+
+of rows of 4096 lanes. It costs one reading of the weights a forward pass, little beside a product
+with many inputs. Where a large array meets few inputs (a language model, token by token), it would
+double the traffic of memory; there, contents that no counter reports as written to are read a part
+at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogize.model.sharding import whole
+from analogize.model.stored import StoredWeight
+
+# Beyond so many bytes, calls with fewer inputs than this read one part in so many.
+_LARGE, _FEW_INPUTS, _PARTS = 2**24, 16, 16
+_LANES = 4096
+# Rows at a time, to bound what an accelerator holds of their products.
+_ROWS = 4096
+
+
+class Witness:
+    """The weights that one array was programmed from.
+
+    Args:
+        weight: the weight as the array holds it.
+        stored: where it comes from. Of a weight that is computed the tensors behind it are
+            compared, whose bits do not depend on how and where it is computed.
+    """
+
+    def __init__(self, weight: Tensor, stored: StoredWeight) -> None:
+        self._computed = stored.is_computed()
+        tensors = self._deciding(weight, stored)
+        self._contents = [_Contents(t) for t in tensors]
+        self._seen = _counters(tensors)
+        self._turn = 0
+        self._cast: str | None = None
+
+    def cast(self, before: torch.dtype, now: torch.dtype) -> None:
+        """Note that the chip itself was cast, which casting it back does not undo."""
+        if before != now:
+            self._cast = f"from {before} to {now}"
+
+    def difference(self, weight: Tensor, stored: StoredWeight, inputs: int | None) -> str | None:
+        """How the weight that is about to be used differs from the one programmed; None if not.
+
+        Args:
+            weight: the weight of this forward pass.
+            stored: where it comes from.
+            inputs: how many inputs this product multiplies by it; None for many.
+        """
+        if self._cast is not None:
+            return self._cast
+        tensors = self._deciding(weight, stored)
+        counters = _counters(tensors)
+        few = inputs is not None and inputs < _FEW_INPUTS
+        part = self._next() if few and counters is not None and counters == self._seen else None
+        for contents, tensor in zip(self._contents, tensors, strict=True):
+            found = contents.difference(tensor, part)
+            if found is not None:
+                return found
+        self._seen = counters
+        return None
+
+    def _deciding(self, weight: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
+        tensors: Sequence[Tensor] = stored.sources() if self._computed else (weight,)
+        return tuple(whole(t).detach() for t in tensors)
+
+    def _next(self) -> int:
+        self._turn = (self._turn + 1) % _PARTS
+        return self._turn
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's tensors are others, with other counters.
+        return {**self.__dict__, "_seen": None}
+
+
+class _Contents:
+    """Form and checksums of one tensor, which moving it between devices does not change."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.form = tensor.shape, tensor.dtype
+        self.checksums = [_crc(part) for part in self._parts(tensor)]
+        # Of accelerators, once the first check there has shown the same contents.
+        self._sums: dict[torch.device, Tensor] = {}
+
+    def difference(self, tensor: Tensor, part: int | None) -> str | None:
+        """How ``tensor`` differs, None if not at all; only one part of a large one is read."""
+        shape, dtype = self.form
+        if (tensor.shape, tensor.dtype) != self.form:
+            return f"from {dtype} {tuple(shape)} to {tensor.dtype} {tuple(tensor.shape)}"
+        return None if self._is_same(tensor, part) else "in their values"
+
+    def _is_same(self, tensor: Tensor, part: int | None) -> bool:
+        if tensor.device.type != "cpu":
+            return self._is_same_elsewhere(tensor, part)
+        parts = self._parts(tensor)
+        chosen = range(len(parts)) if part is None else {part % len(parts)}
+        return all(_crc(parts[n]) == self.checksums[n] for n in chosen)
+
+    def _is_same_elsewhere(self, tensor: Tensor, part: int | None) -> bool:
+        known = self._sums.get(tensor.device)
+        if known is None:
+            if not self._is_same(tensor.cpu(), None):
+                return False
+            self._sums[tensor.device] = _sums(tensor, slice(None))
+            return True
+        one = part is not None and len(self.checksums) > 1
+        rows = slice(part, None, _PARTS) if one else slice(None)
+        return torch.equal(known[rows], _sums(tensor, rows))
+
+    def _parts(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        raw = tensor.contiguous().view(-1).view(torch.uint8)
+        return (raw,) if raw.numel() <= _LARGE else raw.chunk(_PARTS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sums": {}}
+
+
+def _crc(raw: Tensor) -> int:
+    """The checksum of bytes, which are not copied: no operator of torch runs.
+
+    NumPy would pin the memory, which sharding could then no longer free.
+    """
+    raw = raw.cpu()
+    return zlib.crc32(
+        (ctypes.c_ubyte * raw.numel()).from_address(raw.data_ptr()) if len(raw) else b""
+    )
+
+
+def _counters(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...] | None:
+    """Where tensors lie, and how often they were written to; None where that is not counted."""
+    if any(t.is_inference() for t in tensors):
+        return None
+    return tuple((t.data_ptr(), t._version) for t in tensors)
+
+
+@torch.no_grad()
+def _sums(tensor: Tensor, rows: slice) -> Tensor:
+    """The sums h of some rows, int64, on the tensor's device; the last row is filled with zeros."""
+    kinds = {1: torch.int8, 2: torch.int16}
+    # At most 32 bits a lane, so that int64 holds the products' differences whole.
+    lanes = tensor.contiguous().view(-1).view(kinds.get(tensor.element_size(), torch.int32))
+    rest = -len(lanes) % _LANES
+    if rest:
+        lanes = torch.cat([lanes, lanes.new_zeros(rest)])
+    chosen, factors = lanes.view(-1, _LANES)[rows], _factors(tensor.device)
+    parts = [chosen[k : k + _ROWS] for k in range(0, len(chosen), _ROWS)]
+    return torch.cat([(part * factors).sum(1) for part in parts]) if parts else factors[:0]
+
+
+@lru_cache
+def _factors(device: torch.device) -> Tensor:
+    """Odd 64-bit numbers, one a lane: splitmix64 of the lane's index, the same on every device."""
+    x = torch.arange(1, _LANES + 1, dtype=torch.int64) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ (x >> shift)) * factor
+    return ((x ^ (x >> 31)) | 1).to(device)

@@ -1,0 +1,396 @@
+"""A chip is used with the very weights it was programmed from, or not at all."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
+from torch.optim.swa_utils import AveragedModel
+
+from analogize import Target, analogize, distill, erase, noise_mode, program
+from analogize.crossbar.ops import operators
+from analogize.errors import ChipError
+from analogize.model.stored import StoredWeight
+
+TARGET = Target.model_validate(
+    {
+        "name": "t",
+        "weights": {"bits": 8, "range": {"kind": "fixed", "min": -2.0, "max": 2.0}},
+        "noise": [{"model": "gaussian", "eta": 0.05}],
+    }
+)
+X = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
+
+
+class Functional(nn.Module):
+    """A weight of its own, used twice, and one that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.linear(nn.functional.linear(x, self.w), self.w)
+        return nn.functional.linear(x, torch.cat([self.v, 2 * self.v]))
+
+
+class Image(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(24, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x.unflatten(1, (1, 2, 4)).repeat(1, 1, 2, 2))
+        return self.fc(y.relu().flatten(1)[:, :24])  # type: ignore[no-any-return]
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    return model
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "layers": (lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)), "auto"),
+    "kept": (lambda: nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)), "hierarchical"),
+    "tied": (tied, "auto"),
+    "image": (Image, "auto"),
+    "functional": (Functional, "intercept"),
+    "weight norm": (lambda: nn.Sequential(weight_norm(nn.Linear(8, 8))), "auto"),
+}
+
+
+class Nest(nn.Module):
+    """A bigger module, whose digital layer has the name of an analog one inside."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.add_module("0", nn.Linear(8, 8))
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.get_submodule("0")(x))  # type: ignore[no-any-return]
+
+
+class History:
+    """A model that steps are done to, and what its chip was programmed as."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        make, capture = MODELS[kind]
+        options: Any = {"capture": capture}
+        self.model = analogize(make(), TARGET, example_inputs=X, **options).eval()
+        self.depth, self.programmed = 0, (0, 0)
+
+    def program(self, seed: int) -> None:
+        training = self.model.training
+        try:
+            program(self.model.eval(), seed)
+        except ChipError as error:
+            # Loading with assign=True unties, as torch has it.
+            if "were tied" not in str(error):
+                raise
+        self.model.train(training)
+        self.programmed = (self.depth, seed)
+
+    def step(self, seed: int) -> None:
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.5)
+        for p in self.model.parameters():
+            p.grad = torch.randn_like(p) * (seed % 2)
+        optimizer.step()
+
+    def write_data(self, seed: int) -> None:
+        chosen = list(self.model.parameters())
+        parameter = chosen[seed % len(chosen)]
+        if seed % 3 == 0:
+            parameter.data.neg_()
+        elif seed % 3 == 1:
+            parameter.data.view(-1)[seed % parameter.numel()] += 0.5
+        else:
+            parameter.data = parameter.data + 0.25
+
+    def write_numpy(self, seed: int) -> None:
+        parameter = next(self.model.parameters())
+        parameter.detach().numpy()[...] *= np.float32(1 + seed % 2)
+
+    def load(self, seed: int) -> None:
+        state = {k: v.clone() for k, v in self.model.state_dict().items()}
+        for key, value in state.items():
+            if seed % 2 and value.is_floating_point() and "range" not in key:
+                value += 0.125
+        self.model.load_state_dict(state, assign=seed % 3 == 0)
+
+    def to(self, seed: int) -> None:
+        self.model.to("cpu", torch.float64 if seed % 3 == 0 else torch.float32)
+
+    def deepcopy(self, seed: int) -> None:
+        self.model = copy.deepcopy(self.model)
+
+    def pickle(self, seed: int) -> None:
+        if any(map(is_parametrized, self.model.modules())):
+            return  # torch itself refuses
+        stream = io.BytesIO()
+        torch.save(self.model, stream)
+        stream.seek(0)
+        self.model = torch.load(stream, weights_only=False)
+
+    def train(self, seed: int) -> None:
+        self.model.train(seed % 2 == 0)
+
+    def nest(self, seed: int) -> None:
+        if seed % 2:
+            self.model, self.depth = Nest(self.model).to(self._dtype()), self.depth + 1
+            self.model.train(self._inner(self.model, 1).training)
+        else:
+            self.model = copy.deepcopy(AveragedModel(self.model).module)
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def _inner(self, model: nn.Module, levels: int) -> nn.Module:
+        for _ in range(levels):
+            model = model.get_submodule("inner")
+        return model
+
+    def check(self) -> bool:
+        """Whether the chip was used; then it is the one of the weights as they are now."""
+        x = X.to(self._dtype())
+        with torch.no_grad(), noise_mode(self.model, "programmed"):
+            try:
+                found = self.model(x)
+            except ChipError:
+                return False
+            reference = copy.deepcopy(self.model)
+            depth, seed = self.programmed
+            erase(reference)
+            program(self._inner(reference, self.depth - depth), seed)
+            assert torch.equal(found, reference(x))
+        return True
+
+
+STEPS = [
+    "program",
+    "step",
+    "write_data",
+    "write_numpy",
+    "load",
+    "to",
+    "deepcopy",
+    "pickle",
+    "train",
+    "nest",
+]
+
+
+@given(
+    kind=st.sampled_from(list(MODELS)),
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 11)), min_size=1, max_size=6),
+)
+@settings(max_examples=25)
+def test_whatever_happens_to_a_model_no_chip_is_stale(
+    kind: str, steps: list[tuple[str, int]]
+) -> None:
+    history = History(kind)
+    history.program(1)
+    assert history.check()
+    for name, seed in steps:
+        getattr(history, name)(seed)
+        used = history.check()
+        assert used or name != "program" or kind == "tied"
+
+
+def fresh(target: Target | str = "pcm_joshi2020") -> nn.Module:
+    model = analogize(nn.Linear(8, 8, bias=False), target, [X]).eval()
+    program(model, 0)
+    model(X)
+    return model
+
+
+def _write(model: nn.Module) -> None:
+    with torch.no_grad():
+        model.get_parameter("weight").mul_(-1)
+
+
+def _write_one(model: nn.Module) -> None:
+    model.get_parameter("weight").data[3, 2] += 1e-3
+
+
+def _write_through_numpy(model: nn.Module) -> None:
+    model.get_parameter("weight").detach().numpy()[0] *= 2
+
+
+def _replace(model: nn.Module) -> None:
+    model.weight = nn.Parameter(2 * model.get_parameter("weight").detach())
+
+
+def _swap_two_rows(model: nn.Module) -> None:
+    weight = model.get_parameter("weight")
+    weight.data = weight.data[[1, 0, *range(2, 8)]]
+
+
+def _optimize(model: nn.Module) -> None:
+    weight = model.get_parameter("weight")
+    weight.grad = torch.ones_like(weight)
+    torch.optim.SGD([weight], lr=0.1).step()
+
+
+def _halve(model: nn.Module) -> None:
+    model.half().float()
+
+
+def _pretend(model: nn.Module) -> None:
+    """Another tensor of the same place and count of writes."""
+    weight = model.get_parameter("weight")
+    with torch.no_grad():
+        weight.data.copy_(torch.flip(weight, [0]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _write,
+        _write_one,
+        _write_through_numpy,
+        _replace,
+        _swap_two_rows,
+        _optimize,
+        _halve,
+        _pretend,
+    ],
+)
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda m: m,
+        lambda m: m.to("cpu"),
+        copy.deepcopy,
+        lambda m: pickle.loads(pickle.dumps(m)),
+        lambda m: m.train().eval(),
+    ],
+    ids=["", "to", "deepcopy", "pickle", "train"],
+)
+def test_every_change_of_the_weights_is_noticed(
+    change: Callable[[nn.Module], None], before: Callable[[nn.Module], nn.Module]
+) -> None:
+    model = before(fresh())
+    change(model)
+    with pytest.raises(ChipError, match=r"region 'weight'.*changed after.*program\(model"):
+        model(X)
+    program(model, 0)
+    model(X)
+
+
+def test_what_changes_no_weight_keeps_the_chip() -> None:
+    model = fresh()
+    chip = model(X)
+    model.train()
+    model.eval().to("cpu").float()
+    model.weight = nn.Parameter(model.get_parameter("weight").detach().clone())
+    model = copy.deepcopy(model)
+    with torch.inference_mode():
+        assert torch.equal(model(X), chip)
+    assert torch.equal(nn.Sequential(model)(X), chip)
+
+
+def test_loading_erases_the_chip_also_where_it_assigns() -> None:
+    for assign in (False, True):
+        model = fresh()
+        model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=assign)
+        assert operators(model)[0].array.chip is None
+
+
+def test_distilling_erases_the_students_chip() -> None:
+    model = fresh("paper_resnet32")
+    data = [(X, torch.zeros(5, dtype=torch.long))]
+    quiet: Any = {"accelerator": "cpu", "enable_progress_bar": False}
+    distill(model, None, data, epochs=1, alpha=0.0, **quiet)
+    assert operators(model)[0].array.chip is None
+
+
+def test_a_large_array_meets_few_inputs() -> None:
+    """Its contents are then read in parts: what is written all over is noticed at once."""
+    linear = nn.Linear(2**11, 2**12, bias=False)
+    model = analogize(linear, TARGET, example_inputs=torch.zeros(1, 2**11)).eval()
+    weight = model.get_parameter("weight")
+    x = torch.randn(1, 2**11)
+    program(model, 0)
+    for _ in range(3):
+        model(x)
+    weight.data[5, 7] += 1
+    with pytest.raises(ChipError, match="changed after"):
+        model(x.expand(16, -1))
+    with pytest.raises(ChipError, match="changed after"):
+        [model(x) for _ in range(16)]
+    program(model, 0)
+    weight.data.mul_(-1)
+    with pytest.raises(ChipError, match="changed after"):
+        model(x)
+    program(model, 0)
+    with torch.no_grad():
+        weight[5, 7] += 1
+    with pytest.raises(ChipError, match="changed after"):
+        model(x)
+
+
+def test_a_chip_that_fails_halfway_is_none() -> None:
+    class Fails(StoredWeight):
+        def value(self) -> Tensor:
+            raise RuntimeError("gone")
+
+    model = analogize(MODELS["layers"][0](), TARGET).eval()
+    program(model, 0)
+    last = operators(model)[1]
+    last.stored = Fails(model, last.region.weight)
+    with pytest.raises(RuntimeError, match="gone"):
+        program(model, 1)
+    assert all(op.array.chip is None for op in operators(model))
+
+
+def test_untied_weights_do_not_share_a_chip() -> None:
+    model = analogize(tied(), TARGET).eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    state["2.weight"] += 1
+    model.load_state_dict(state, assign=True)
+    with pytest.raises(ChipError, match=r"'0' and '2' share one array.*tied.*assign=True"):
+        program(model, 0)
+
+
+def test_programming_in_train_mode_says_so() -> None:
+    model = analogize(nn.Linear(8, 8), "paper_resnet32")
+    with pytest.warns(UserWarning, match=r"train mode.*model\.eval\(\)"):
+        program(model, 0)
+    for block in (noise_mode(model, "programmed"), noise_mode(model.eval(), "programmed")):
+        with warnings.catch_warnings(), block:
+            warnings.simplefilter("error")
+            program(model.train(), 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program(model.eval(), 0)
+
+
+@pytest.mark.parametrize("seed", [3, np.int64(3), np.array(3), torch.tensor(3)])
+def test_a_seed_is_an_integer_whatever_holds_it(seed: Any) -> None:
+    model = analogize(nn.Linear(8, 8), TARGET).eval()
+    program(model, 3)
+    expected = model(X)
+    program(model, seed)
+    assert torch.equal(model(X), expected)
+
+
+@pytest.mark.parametrize("seed", [3.0, None, 1.5, "3", np.float32(3), [3]])
+def test_any_other_seed_is_refused(seed: Any) -> None:
+    model = analogize(nn.Linear(8, 8), TARGET).eval()
+    with pytest.raises(ChipError, match=r"seed .* give an integer"):
+        program(model, seed)
