@@ -21,7 +21,7 @@ class FixedRange(nn.Module):
 
     Half-precision moves (``model.half()``) leave the range in float32: a scale of 8 significant
     bits would shift every code. A ``state_dict`` without the range loads, so that the original
-    model's loads into the rewritten one, and leaves the range as it was.
+    model's loads into the rewritten one; loading.py says what becomes of the range.
 
     Attributes:
         range: shape (2,), or (2, channels): minimum and maximum; NaN while unknown.
