@@ -16,6 +16,8 @@ from analogize.targets import spec
 
 # Smaller weights have steps, and products of steps, that float32 cannot hold.
 _SMALLEST = 1e-30
+# A rule of half a deviation clips 62 % of normal and 71 % of uniform weights, and means to.
+_MOST = 0.75
 
 
 class NoRange(PassError):  # noqa: N818 - a reason to stay digital, not the end of a rewriting
@@ -112,7 +114,7 @@ def _tell_what_is_lost(rows: Tensor, ends: Tensor, settings: spec.Weights, name:
     """Warn of weights that are mostly clipped, or mostly rounded by chance."""
     low, high = (end.to(rows).unsqueeze(1) for end in ends)
     clipped = float(((rows < low) | (rows > high)).float().mean())
-    if clipped > 0.5:
+    if clipped > _MOST:
         warnings.warn(
             f"region '{name}': {clipped:.0%} of the weights lie outside of their range "
             f"[{float(ends[0].min()):g}, {float(ends[1].max()):g}] and are clipped to its ends; "
