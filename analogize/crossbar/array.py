@@ -311,7 +311,8 @@ class WeightArray(FixedRange):
         self, chip: Tensor, correction: Tensor | None, origin: Drawn | ArrayData | None
     ) -> None:
         """Keep ``chip``; its ``witness`` is to be set then."""
-        self.chip, self.correction, self.origin = chip, correction, origin
+        # Kernels add up in another order where weights lie otherwise in memory.
+        self.chip, self.correction, self.origin = chip.contiguous(), correction, origin
         self.witness = None
 
     def _reading(self, seed: int, drift_time: float, cycle: int, name: str | None) -> Reading:
