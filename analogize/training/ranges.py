@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,10 @@ def choose_range(
     targets = [with_range(loaded, multiple, granularity) for multiple in wanted]
     trials = []
     for multiple, one in zip(wanted, targets, strict=True):
-        student = analogize(copy.deepcopy(model), one, batches)
+        with warnings.catch_warnings():
+            # Clipping most weights is what some of the ranges are tried for.
+            warnings.filterwarnings("ignore", ".*lie outside of their range", UserWarning)
+            student = analogize(copy.deepcopy(model), one, batches)
         if train is not None:
             noise = settings.get("noise", TrainingNoise(eta=eta))
             options = {"chips": 0, **settings, "noise": noise, "seed": seed, "epochs": epochs}

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import analogize, evaluate
-from analogize.analyze import assign, bias_variance, mismatch, mutual_information, sensitivity
-from analogize.errors import ChipError
+from analogize.analyze import assign, bias_variance, mutual_information, sensitivity
 
 DEVICES = ["pcm_joshi2020", "reram_wan2022"]
 Batches = list[tuple[Tensor, Tensor]]
@@ -49,13 +48,16 @@ def test_every_analysis_works_at_the_targets_own_noise(trained, target: str) -> 
 
 
 @pytest.mark.parametrize("target", DEVICES)
-def test_the_noise_can_be_turned_off_but_a_level_is_refused(trained, target: str) -> None:
+def test_a_level_is_a_factor_on_the_devices_noise(trained, target: str) -> None:
     model, data = trained
     analog = analogize(model, target, data)
-    for run in (bias_variance, mutual_information, evaluate):
-        with pytest.raises(ChipError, match="leave eta unset to use the target's own noise"):
-            run(analog, data, eta=[0.05])
-    with pytest.raises(ChipError, match="leave eta unset"):
-        sensitivity(analog, data, eta=0.05, progress=False)
-    with pytest.raises(ChipError, match="leave eta unset"):
-        mismatch({0.1: analog}, data, [0.05], progress=False)
+
+    none, own = (
+        evaluate(analog, data, eta=eta, instances=3, progress=False).levels
+        for eta in ([0, 1], [None])
+    )
+    assert none[0].deterministic
+    assert none[1].values == own[0].values
+    result = bias_variance(analog, data, eta=[0.0, 1.0], instances=4)
+    assert result.rows[0].variance.value == 0
+    assert result.rows[1].variance.value > 0
