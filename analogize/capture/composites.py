@@ -14,6 +14,7 @@ operator::
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -251,6 +252,7 @@ def _labels(equation: str, operands: tuple[Any, ...]) -> tuple[tuple[str, str], 
 
 def contract(x: Tensor, w: Tensor, x_labels: str, w_labels: str, out: str) -> Any:
     """A contraction as a linear product, batched where both operands share an output label."""
+    w, w_labels = _unrepeated(w, w_labels)
     x, x_labels = _summed(x, x_labels, w_labels + out)
     w, w_labels = _summed(w, w_labels, x_labels + out)
     batch = [c for c in w_labels if c in x_labels and c in out]
@@ -273,6 +275,15 @@ def contract(x: Tensor, w: Tensor, x_labels: str, w_labels: str, out: str) -> An
     return product.reshape(sizes).permute([order.index(c) for c in out])
 
 
+def _unrepeated(w: Tensor, labels: str) -> tuple[Tensor, str]:
+    """Without the dimensions along which ``w`` repeats itself: it is one array there."""
+    for label in labels[:-2]:
+        dimension = labels.index(label)
+        if w.stride(dimension) == 0 or w.shape[dimension] == 1:
+            w, labels = w.select(dimension, 0), labels.replace(label, "")
+    return w, labels
+
+
 def _summed(value: Tensor, labels: str, needed: str) -> tuple[Tensor, str]:
     gone = [i for i, c in enumerate(labels) if c not in needed]
     if not gone:
@@ -281,10 +292,7 @@ def _summed(value: Tensor, labels: str, needed: str) -> tuple[Tensor, str]:
 
 
 def _size(sizes: dict[str, int], labels: list[str]) -> int:
-    total = 1
-    for label in labels:
-        total *= sizes[label]
-    return total
+    return prod(sizes[label] for label in labels)
 
 
 @register_operator(torch.tensordot)

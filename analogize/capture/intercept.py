@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from analogize.capture import recurrent
 from analogize.capture.functional import add_bias, normalized
+from analogize.capture.repeats import Repeats
 from analogize.capture.scope import RUNNING, Part, Scope, Watcher
 from analogize.crossbar.seeds import version
 from analogize.model.expression import (
@@ -33,6 +34,7 @@ from analogize.model.expression import (
     leaf,
 )
 from analogize.passes.signature import PRODUCTS, RULES
+from analogize.product import BatchedLinear, Convolution, Product
 
 logger = logging.getLogger("analogize")
 
@@ -87,6 +89,7 @@ class Interception(TorchFunctionMode):
         # Tensors are kept alive with their record: a new one could get an old one's id. The number
         # tells whether one was written to since; -1 for parameters, whose values do not matter.
         self._alive: dict[int, tuple[Tensor, int]] = {}
+        self._repeats = Repeats()
         for name, (owner, attribute) in scope.owners.items():
             self._meet(name, getattr(owner, attribute, None))
 
@@ -135,8 +138,9 @@ class Interception(TorchFunctionMode):
             with self:
                 return _ATTENTION(*args, **kwargs)
         if (rule := RULES.get(func)) is not None:
+            single = self._repeats.without(args)
             with self:
-                result = rule(self._is_weight, *args, **kwargs)
+                result = rule(self._is_weight, *single, **kwargs)
             if result is not NotImplemented:
                 return result
         if func in PRODUCTS:
@@ -159,6 +163,7 @@ class Interception(TorchFunctionMode):
         result = func(*args, **kwargs)
         if part is not None and not part.moves and result is target:
             del self._parts[id(target)]
+            self._repeats.forget(target)
             self._record(target, part)
         return result
 
@@ -201,21 +206,30 @@ class Interception(TorchFunctionMode):
         if part is None:
             return func(*args, **kwargs)
         x, product = normalized(func, arguments)
+        if part.moves and part.blocks and x.ndim > 1 and not isinstance(product, Convolution):
+            # The array has the blocks of the whole, however many of them an input chooses.
+            product = BatchedLinear(part.blocks)
         if self.watcher is not None:
             operator = PRODUCTS[func].operator
             self.watcher.product(part, product, operator, weight, arguments)
         op = self.scope.operators.get((part.key, product))
         if op is None:
-            self._tell(part)
+            self._tell(part, product)
             return func(*args, **kwargs)
         if op.is_digital:
             return op.digitally(func, *args, **kwargs)
         y = op(x, weight, through=part.through) if part.moves else op(x, weight)
         return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
 
-    def _tell(self, part: Part) -> None:
-        """Say once that a product runs digitally, if nobody chose that or could know."""
+    def _tell(self, part: Part, product: Product) -> None:
+        """Say once that a product runs digitally, if nobody chose that or could know.
+
+        Raises:
+            CaptureError: it is an array's at another size than the example's.
+        """
         told = self.scope.told
+        if self.watcher is None and part.key not in told:
+            self.scope.refuse_other_size(part, product)
         if self.watcher is None and part.key not in told:
             told.add(part.key)
             logger.warning(
@@ -238,14 +252,20 @@ class Interception(TorchFunctionMode):
             self.watcher.derived()
         if not isinstance(result, list | tuple):
             self._record(result, part)
+            self._repeat(func, args, kwargs, result)
             return
         for index, tensor in enumerate(result):
             if part.moves:
                 moves: tuple[Callable[[Any], Any], ...] = part.moves[:-1]
                 moves = (*moves, _Nth(part.moves[-1], index))
-                self._record(tensor, Part(part.whole, moves))
+                self._record(tensor, Part(part.whole, moves, part.blocks))
             else:
                 self._record(tensor, Part(item(part.whole, index)))
+
+    def _repeat(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Tensor) -> None:
+        """Where ``result`` repeats a weight by copies, follow one that repeats it without."""
+        with self:
+            self._repeats.note(func, args, kwargs, result)
 
     def _expansion(self, source: Tensor, result: Tensor) -> Part | None:
         part, sizes = self._part(source), tuple(result.shape)
@@ -266,7 +286,9 @@ class Interception(TorchFunctionMode):
         if first is None or name not in _MOVES or not others_known:
             return None
         rest, named = tuple(args[1:]), dict(kwargs)
-        return Part(first.whole, (*first.moves, lambda chip: func(chip, *rest, **named)))
+        blocks = first.blocks if first.moves else tuple(args[0].shape[:-2])
+        moves = (*first.moves, lambda chip: func(chip, *rest, **named))
+        return Part(first.whole, moves, blocks)
 
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from analogize.crossbar.ops import AnalogOp
+from analogize.errors import CaptureError
 from analogize.model.expression import Expression
 from analogize.product import Product
 
@@ -22,10 +24,12 @@ class Part:
     Attributes:
         whole: the static expression, which a chip can hold.
         moves: functions that take a chip of the whole to one of this part; () for the whole.
+        blocks: leading dimensions of the whole, where there are moves.
     """
 
     whole: Expression
     moves: tuple[Callable[[Any], Any], ...] = ()
+    blocks: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -60,6 +64,30 @@ class Scope:
         for name in names:
             path, _, attribute = name.rpartition(".")
             self.owners[name] = root.get_submodule(path), attribute
+
+    def refuse_other_size(self, part: Part, product: Product) -> None:
+        """Refuse a product that is known but for the numbers in the way its weight was cut.
+
+        Raises:
+            CaptureError: with what was known.
+        """
+        if part.whole.function is None or _picks_one(part.key):
+            return
+        for key, known in self.operators:
+            if _NUMBER.sub("#", key) == _NUMBER.sub("#", part.key) and type(known) is type(product):
+                raise CaptureError(
+                    f"the weight '{part.key}' of a product was '{key}' on the example inputs; its "
+                    "array holds no other. Make the cut independent of the input's size, give "
+                    "example_inputs of the size that is used, or name it in digital="
+                )
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d+")
+
+
+def _picks_one(key: str) -> bool:
+    """Whether a key ends in one index: another index is another weight, not another size."""
+    return re.search(r"(__getitem__|select)\([^()]*, (0, )?-?\d+\)$", key) is not None
 
 
 # Of this thread or task, innermost last.

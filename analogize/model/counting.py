@@ -3,12 +3,14 @@
 One eager forward pass runs below autograd, under a dispatch mode that follows three kinds of
 values through every operator:
 
+    fixed     computed from buffers alone, such as weights of integers and their scales
     stored    computed from parameters (and buffers), and not from the input
     computed  the output of a product that does not depend on the input
     active    anything that depends on the input
 
 Every matrix product, convolution or recurrent kernel with a stored operand is counted, whatever
-Python computes it and however the weight got there. Attention scores and embeddings are not
+Python computes it and however the weight got there; so is one of something active with a fixed
+operand, or with rows of a stored one that the input chose. Attention scores and embeddings are not
 products with stored weights. The census knows nothing of how models are rewritten, which is what
 makes it a check.
 """
@@ -37,7 +39,27 @@ from analogize.model.work import products
 
 aten = torch.ops.aten
 
-_STORED, _COMPUTED, _ACTIVE = 1, 2, 3
+_FIXED, _STORED, _COMPUTED, _ACTIVE = 1, 2, 3, 4
+# Functions that pick out elements of their first operand, and those that keep what was picked.
+_PICKS = {aten.index.Tensor, aten.index_select.default, aten.gather.default, aten.take.default}
+_KEEPS = {
+    aten._to_copy.default,
+    aten.clone.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.default,
+    aten.expand.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.detach.default,
+    aten.alias.default,
+}
 
 
 @dataclass(frozen=True)
@@ -189,6 +211,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._counts: dict[tuple[str, str, str | None, int | None], list[int]] = {}
         # What was counted to compute a value that does not depend on the input.
         self._behind = WeakIdKeyDictionary()
+        # Rows of stored values that the input chose; as values they are active.
+        self._chosen = WeakIdKeyDictionary()
+        for buffer in model.buffers():
+            self._kinds[buffer] = _FIXED
         for parameter in model.parameters():
             self._kinds[parameter] = _STORED
         for leaf in tree_leaves((call.args, dict(call.kwargs))):
@@ -213,7 +239,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         kind = max(kinds, default=0)
         behind = [event for t in operands for event in self._behind.get(t, ())]  # type: ignore[no-untyped-call]
-        if func in self._table and _STORED in kinds:
+        if func in self._table and self._is_stored_product(func, args):
             kind = max(kind, _COMPUTED)
             behind += self._product(func, args, kwargs, result)
         elif kind == _COMPUTED:
@@ -226,6 +252,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._mark(result, kind)
             if func._schema.is_mutable:
                 self._mark(args[0], kind)
+        self._note_choice(func, args, result)
         if kind == _COMPUTED and behind:
             for tensor in _tensors((result,)):
                 self._behind[tensor] = behind
@@ -234,13 +261,31 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _product(
         self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any
     ) -> list[_Counted]:
-        positions, macs = self._table[func]
-        if any(self._kind(args[i]) == _STORED for i in positions):
-            place = innermost()
-            named = (None, None) if place is None else (place.name, place.index)
-            entry = self._counts.setdefault((self.stack[-1], str(func), *named), [0, 0])
-            return [_Counted(entry, macs(*args, out=result, **kwargs))]
-        return []
+        _, macs = self._table[func]
+        place = innermost()
+        named = (None, None) if place is None else (place.name, place.index)
+        entry = self._counts.setdefault((self.stack[-1], str(func), *named), [0, 0])
+        return [_Counted(entry, macs(*args, out=result, **kwargs))]
+
+    def _is_stored_product(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether a product has a stored operand; see the module."""
+        positions, _ = self._table[func]
+        kinds = [self._kind(args[i]) for i in positions]
+        if _STORED in kinds:
+            return True
+        chosen = [args[i] in self._chosen for i in positions]
+        # Where one operand is looked at, the other is an input of the operator.
+        others = len(kinds) == 1 or _ACTIVE in kinds
+        return (others and _FIXED in kinds) or (any(chosen) and not all(chosen))
+
+    def _note_choice(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        if not isinstance(result, Tensor) or not args or not isinstance(args[0], Tensor):
+            return
+        picks = func in _PICKS and self._kind(args[0]) in (_FIXED, _STORED)
+        if self._kind(result) == _ACTIVE and (
+            picks or (func in _KEEPS and args[0] in self._chosen)
+        ):
+            self._chosen[result] = True
 
     def _sum(self, func: Any, operands: list[Tensor], result: Any) -> int:
         """A stored weight with an update or a computed scale stays one; a bias does not.
@@ -249,7 +294,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         if not isinstance(result, Tensor):
             return _COMPUTED
-        full = any(t.shape == result.shape and self._kind(t) == _STORED for t in operands)
+        stored = (_FIXED, _STORED)
+        full = any(t.shape == result.shape and self._kind(t) in stored for t in operands)
         computed = [t for t in operands if self._kind(t) == _COMPUTED]
         updates = func in (aten.add.Tensor, aten.sub.Tensor)
         scales = func in (aten.mul.Tensor, aten.div.Tensor)
