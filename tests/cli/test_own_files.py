@@ -179,7 +179,11 @@ def test_exit_codes_are_documented() -> None:
 def test_an_interrupted_run_leaves_its_file_and_says_how_to_go_on(net: str, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     options = ["--loader", f"{net}:batches", "--instances", "100000", "--out", str(out)]
-    code = "from analogize.cli import app; app()"
+    # A shell starts background jobs with this signal ignored, and the test may run in one.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from analogize.cli import app; app()"
+    )
     command = [sys.executable, "-c", code, "evaluate", f"{net}:Net", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -193,7 +197,10 @@ def test_an_interrupted_run_leaves_its_file_and_says_how_to_go_on(net: str, tmp_
         ):
             time.sleep(0.1)
         os.kill(run.pid, signal.SIGINT)
-        _, said = run.communicate(timeout=60)
+        try:
+            _, said = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode == 130, said
     assert f"the same command goes on from {out}" in said
     assert 0 < len(Evaluation.load(out).levels[0].values) < 100000
