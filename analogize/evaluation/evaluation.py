@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 from rich.table import Table
 
 from analogize.crossbar.seeds import chip_seed
@@ -102,7 +103,13 @@ class Evaluation(Shown, BaseModel):
             EvaluationError: the file cannot be written.
         """
         file = Path(path)
-        text = self.model_dump_json(by_alias=True, indent=1)
+        try:
+            text = self.model_dump_json(by_alias=True, indent=1)
+        except PydanticSerializationError as cause:
+            # What interrupts the statistics comes out of pydantic as an error of its own.
+            if "KeyboardInterrupt" in str(cause):
+                raise KeyboardInterrupt from cause
+            raise
         try:
             with drafting(file) as folder:
                 draft = folder / file.name
