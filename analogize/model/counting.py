@@ -130,6 +130,8 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
     counter = _Counter(model, call)
     try:
         running = _module_names(model, counter.stack)
+        # Weights that autocast keeps from an earlier pass would come from nowhere.
+        torch.clear_autocast_cache()
         with unchanged(model), eval_mode(model), torch.no_grad(), running, counter:
             output = call(model)
     except Exception as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize import analogize, evaluate
+from analogize import analogize, evaluate, regions
 from analogize.analysis.drops import Drops
 from analogize.analyze import bias_variance, sensitivity
 from analogize.crossbar.calibrate import calibrate
@@ -102,3 +102,11 @@ def test_partial_sums_of_tiles_are_calibrated_within_it() -> None:
     assert len(level.values) == 2
     plain = operators(analogize(model, "pcm_joshi2020", data))[1].adc.range
     torch.testing.assert_close(operators(analog)[1].adc.range, plain, rtol=0.02, atol=0.02)
+
+
+def test_the_work_is_counted_under_autocast_too() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        analog = analogize(model, "ideal", example_inputs=torch.randn(3, 8))
+
+    assert [region.macs for region in regions(analog)] == [3 * 8 * 6, 3 * 6 * 4]
