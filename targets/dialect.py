@@ -27,6 +27,7 @@ _CORE_SCHEMA = (
         list("-+.0123456789"),
     ),
 )
+_MOST_DIGITS = 1000
 
 
 class Loader(yaml.SafeLoader):
@@ -78,6 +79,8 @@ def parse_scalar(tag: str, text: str) -> str | int | float | bool | None:
     if tag == BOOL and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if tag == INT:
+        if len(text) > _MOST_DIGITS:  # beyond some thousands Python writes no decimals of it
+            raise ValueError(f"a number of {len(text)} digits")
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if tag == FLOAT:
         return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))

@@ -66,6 +66,16 @@ def test_a_message_stays_readable_whatever_the_value(tmp_path: Path, key: str, v
     assert len(refused(tmp_path / "a.yaml", key % value + "\n")) < 500
 
 
+def test_a_number_that_cannot_be_written_back_is_not_read(tmp_path: Path) -> None:
+    """Hexadecimal ones have no limit of Python's own, until they are to be shown."""
+    text = "schema: 1\nnoise:\n- {model: custom, function: f, parameters: {a: 0x%s}}\n" % (
+        "f" * 5000
+    )
+    assert "a.yaml:3: noise[0].parameters.a: not valid YAML: a number of 5002 digits" in refused(
+        tmp_path / "a.yaml", text
+    )
+
+
 def test_a_message_stays_readable_however_many_problems(tmp_path: Path) -> None:
     keys = "".join(f"unknown{i}: 1\n" for i in range(3000))
     assert len(refused(tmp_path / "a.yaml", "schema: 1\n" + keys).splitlines()) < 110
