@@ -25,9 +25,9 @@ CLAIMS = (
     ("distillation", "recalibrated", "all-analog", 0.057),
     ("noise injection", "refitted", "ends-digital", 0.085),
 )
-# Sums in another order turn some of 2,000 answers over: of one chip up to 0.6 points were seen when
-# the recalibrating images came in other batches. More chips average that out, and not all of it.
-ALLOWED, ALLOWED_ONE_CHIP = 0.004, 0.006
+# Set before any run of the check. One cell, on a single chip, was seen to lie 0.6 points off: the
+# committed cells were measured before recalibration mixed its batches.
+ALLOWED = 0.005
 
 
 def check(args: argparse.Namespace, chips: int = 20) -> bool:
@@ -48,8 +48,7 @@ def check(args: argparse.Namespace, chips: int = 20) -> bool:
         wanted = np.array(row["values"][: min(chips, args.instances)])
         bits, _ = measure(model, remedy, eta, len(wanted), args, data)
         found = bits.mean(1)
-        allowed = ALLOWED + ALLOWED_ONE_CHIP / len(wanted) ** 0.5
-        same = abs(found.mean() - wanted.mean()) <= allowed
+        same = abs(found.mean() - wanted.mean()) <= ALLOWED
         good = good and same
         verdict = "as written" if same else "DIFFERENT"
         print(
