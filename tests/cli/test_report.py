@@ -113,9 +113,9 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_converter_use_counts_what_is_clipped() -> None:
     torch.manual_seed(0)
     x = torch.linspace(-1, 1, 1001).reshape(-1, 1)
-    layer = nn.Linear(1, 2)
+    layer = nn.Linear(1, 3)
     with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        layer.weight.copy_(torch.tensor([[1.0], [-1.0], [1.0]]))
     model = analogize(nn.Sequential(layer), "pcm_8bit", [x * 0.5])
     dac, adc = converter_use(model, [(x, torch.zeros(1001))])
     assert (dac.name, dac.bits, sum(dac.counts)) == ("DAC", 8, 1001)
