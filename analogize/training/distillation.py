@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import lightning as L
@@ -18,7 +18,7 @@ from analogize.crossbar.noise import level
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import SavingError, TrainingError
-from analogize.model.calls import Call, device_of
+from analogize.model.calls import Call
 from analogize.model.parts import report_of
 from analogize.model.scores import scored
 from analogize.model.sharding import drop_copies, has_shards, shard
@@ -28,6 +28,7 @@ from analogize.training.diagnose import first_non_finite
 from analogize.training.features import feature_loss, recording, shared_regions
 from analogize.training.objective import Loss, Objective
 from analogize.training.reseed import reseed, step_normal
+from analogize.training.teacher import Teacher, clean, require_pair
 from analogize.training.training_noise import TrainingNoise
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -89,12 +90,10 @@ class Distillation(L.LightningModule):
     ) -> None:
         super().__init__()
         self.objective = Objective(alpha, temperature, hard, features, draws, loss)
-        _check_pair(student, teacher, alpha, loss)
+        require_pair(student, teacher, bool(alpha) and loss is None)
         self.student = student
-        # In a list, the teacher is no submodule: neither saved, nor trained, nor wrapped.
-        needed = self.objective.needs_teacher
-        self._teacher = [teacher] if teacher is not None and needed else []
         self._matched = shared_regions(student, teacher) if features else frozenset[str]()
+        self._teacher = Teacher(teacher if self.objective.needs_teacher else None, self._matched)
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self.noise = noise or TrainingNoise()
         self.chips, self.seed = (chips if operators(student) else 0), seed
@@ -107,7 +106,7 @@ class Distillation(L.LightningModule):
         call, labels = unpack(batch)
         with self._training_noise(batch_idx):
             draws = self.objective.draws
-            soft, wanted = self._teach(call)
+            soft, wanted = self._teacher.answer(call)
             value = self._pass(call, labels, soft, wanted)
             for _ in range(draws - 1):
                 value = value + self._pass(call, labels, soft, wanted)
@@ -158,19 +157,6 @@ class Distillation(L.LightningModule):
             return value
         return value + self.objective.features * feature_loss(found, wanted)
 
-    def _teach(self, call: Call) -> tuple[Any, dict[str, Tensor]]:
-        """The teacher's outputs and features, clean and detached; nothing without a teacher."""
-        for teacher in self._teacher:
-            modes = [(m, m.training) for m in teacher.modules()]
-            try:
-                seen = recording(teacher, self._matched)
-                with torch.no_grad(), _clean(teacher), seen as features:
-                    return call(teacher.eval()), features
-            finally:
-                for module, training in modes:
-                    module.training = training
-        return None, {}
-
     def _project(self) -> None:
         if operators(self.student):
             clip_weights(self.student)
@@ -216,10 +202,10 @@ class Distillation(L.LightningModule):
         """Accuracy without noise and on chips; the loss on chips."""
         call, labels = unpack(batch)
         size = batch_size(call)
-        with _clean(self.student):
+        with clean(self.student):
             outputs = call(self.student)
         self._log_accuracy("val_accuracy", outputs, labels, size)
-        value = self.objective(outputs, self._teach(call)[0], labels)
+        value = self.objective(outputs, self._teacher.answer(call)[0], labels)
         self.log("val_loss", value, batch_size=size, sync_dist=True)
         for number in range(self.chips):
             program(self.student, chip_seed(self.seed, number))
@@ -258,8 +244,7 @@ class Distillation(L.LightningModule):
         """
         if operators(self.student):
             erase(self.student)
-        for teacher in self._teacher:
-            teacher.to(self.device)
+        self._teacher.to(self.device)
         self._project()
 
     def on_train_epoch_start(self) -> None:
@@ -343,31 +328,3 @@ class Distillation(L.LightningModule):
 
 def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)
-
-
-@contextmanager
-def _clean(model: nn.Module) -> Iterator[None]:
-    """Without weight noise, where the model has any."""
-    with noise_mode(model, "off") if operators(model) else nullcontext():
-        yield
-
-
-def _check_pair(
-    student: nn.Module, teacher: nn.Module | None, alpha: float, loss: Loss | None
-) -> None:
-    if teacher is None:
-        if alpha and loss is None:
-            raise TrainingError(
-                f"alpha = {alpha:g} weighs a teacher's outputs: pass a teacher, or alpha=0 for "
-                "plain noise injection"
-            )
-        return
-    own = {id(p) for p in student.parameters()}
-    shared = [name for name, p in teacher.named_parameters() if id(p) in own]
-    if shared:
-        raise TrainingError(
-            f"teacher and student share the parameter '{shared[0]}', so the teacher would change "
-            "with the student: rewrite a copy (analogize() without inplace) or copy.deepcopy it"
-        )
-    if device_of(teacher).type == "meta":
-        raise TrainingError("the teacher has no weights (device 'meta'); load them first")
