@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from analogize.crossbar.converter import Converter
+from analogize.crossbar.converter import SMALLEST, Converter
 from analogize.crossbar.fitting import Ends, fit, squared_error
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.stream import RESOLUTION, Columns, Stream
@@ -21,6 +22,8 @@ from analogize.targets import spec
 
 # Decibels from which on nobody asks for another range.
 _GOOD = 20.0
+# Converters that a warning names.
+_SHOWN = 5
 
 
 def calibrate(model: nn.Module, data: Iterable[Any], *, progress: bool = True) -> None:
@@ -30,8 +33,13 @@ def calibrate(model: nn.Module, data: Iterable[Any], *, progress: bool = True) -
     target's rules turn what enters and leaves each array into the ranges of its DAC and ADC
     (percentiles in Noisy Machines, section 5.2). Values are counted, not kept: beyond 2^16 of
     them, percentiles are exact to 0.4 % of themselves; extremes are exact always. A range a column
-    is made from up to 2^20 values of all columns together. Nothing is changed unless every range
-    was found.
+    is made from up to 2^20 values of all columns together.
+
+    Data do not give every range. Where percentiles coincide although the values differ (one-hot
+    inputs), the extremes are the range; of a constant, what lies between it and 0. A region that
+    met only zeros (behind a dead ReLU, or after weights of zeros) keeps the range it had. Without
+    one it waits: it gives zeros for zeros, and refuses anything else until it was calibrated on
+    data that reach it. A warning names all of them. After an error nothing is changed.
 
     Args:
         model: a rewritten model.
@@ -39,18 +47,27 @@ def calibrate(model: nn.Module, data: Iterable[Any], *, progress: bool = True) -
         progress: show a progress bar.
 
     Raises:
-        CalibrationError: no data, constant or non-finite activations, or a region never reached.
+        CalibrationError: no data, nothing but zeros in every region, or non-finite activations.
     """
     watches = {op: _Watch(op) for op in operators(model) if _wants(op)}
     if not watches:
         return
     _run(model, data, watches, progress)
     found = [range_ for watch in watches.values() for range_ in watch.ranges()]
-    for converter, (low, high, quality, better) in found:
-        converter.calibrate(low, high)
-        converter.quality, converter.better = quality, better
+    if all(one.low is None for _, one in found):
+        raise CalibrationError(
+            f"the calibration data lead to nothing but zeros (up to {SMALLEST:g}) in every region, "
+            "of which no range can be made; use data that vary"
+        )
+    for converter, one in found:
+        if one.low is not None and one.high is not None:
+            converter.calibrate(one.low, one.high)
+            converter.quality, converter.better = one.quality, one.better
+        elif not converter.is_known:
+            converter.wait()
     for op in watches:
         op.refresh()
+    _tell(found)
 
 
 def _wants(op: AnalogOp) -> bool:
@@ -58,12 +75,23 @@ def _wants(op: AnalogOp) -> bool:
 
 
 class _Found(NamedTuple):
-    """A range, its quality in decibels, and the quality of other rules where it is low."""
+    """What data give for one converter.
 
-    low: Tensor
-    high: Tensor
-    quality: float
-    better: dict[str, float]
+    Attributes:
+        where: the converter and its region, in words.
+        low: the smallest value of the range; None where the data hold only zeros, or nothing.
+        high: the largest, likewise.
+        quality: in decibels.
+        better: the quality of other rules, where this one's is low.
+        instead: what the range was made of, where it is not what the target's rule says.
+    """
+
+    where: str
+    low: Tensor | None = None
+    high: Tensor | None = None
+    quality: float | None = None
+    better: dict[str, float] = {}  # noqa: RUF012 - nobody writes to it
+    instead: str | None = None
 
 
 class _Watch:
@@ -111,13 +139,12 @@ class _Watch:
         rule = converter.settings.range
         assert isinstance(rule, spec.CalibratedRange)
         if stream.seen == 0:
-            raise CalibrationError(
-                f"no calibration batch reached {where}; use data that do, or keep it digital"
-            )
+            return _Found(where)
         resolution = 0.0
         if isinstance(stream, Columns):
             values, low, high = _column_ranges(rule, converter, stream)
             counts = torch.ones(len(values), dtype=torch.long)
+            extremes = stream.smallest, stream.largest
         else:
             try:
                 values, counts = stream.values()
@@ -125,17 +152,64 @@ class _Watch:
                 raise CalibrationError(f"{where}: {error}") from error
             resolution = RESOLUTION if stream.is_rounded else 0.0
             low, high = fit(rule, values, counts, converter.bits, converter.kind, resolution)
+            extremes = torch.tensor(stream.smallest), torch.tensor(stream.largest)
             if isinstance(rule, spec.MinMaxRange):
-                low, high = torch.tensor([stream.smallest, stream.largest])
-        if not bool((low < high).any()):
-            raise CalibrationError(
-                f"{where} saw the constant value {float(low.flatten()[0]):g}{_within(rule)}; use "
-                "calibration data that vary, a wider range, or a fixed one"
-            )
+                low, high = extremes
+        low, high, instead = _widened((low, high), extremes)
+        if instead == _ZEROS:
+            return _Found(where)
         held = values, counts, resolution
         quality = _quality(converter, (low, high), *held)
         better = {} if quality >= _GOOD else _better(converter, *held)
-        return _Found(low, high, quality, better)
+        return _Found(where, low, high, quality, better, instead)
+
+
+_EXTREMES = "whose percentiles coincide: their range is that of all values"
+_CONSTANT = "which met one constant value: their range reaches from it to 0"
+_ZEROS = "zeros"
+
+
+def _widened(ends: Ends, extremes: Ends) -> tuple[Tensor, Tensor, str | None]:
+    """Ends that hold different values, and what they were made of where not by the rule.
+
+    A column that never varies takes what the widest column has.
+    """
+    (low, high), instead = ends, None
+    smallest, largest = (end.to(low) for end in extremes)
+    constant = torch.minimum(smallest, largest * 0), torch.maximum(largest, largest * 0)
+    for other, why in (((smallest, largest), _EXTREMES), (constant, _CONSTANT)):
+        empty = ~(high - low > SMALLEST)
+        helped = empty & (other[1] - other[0] > SMALLEST)
+        # Of columns, a constant one is nothing to tell: the others have a range to share.
+        if not bool(helped.any()) or (why == _CONSTANT and not bool(empty.all())):
+            continue
+        low, high, instead = other[0].where(helped, low), other[1].where(helped, high), why
+    empty = ~(high - low > SMALLEST)
+    if bool(empty.all()):
+        return low, high, _ZEROS
+    widest = int((high - low).argmax())
+    if low.ndim:
+        low, high = low[widest].where(empty, low), high[widest].where(empty, high)
+    return low, high, instead
+
+
+def _tell(found: list[tuple[Converter, _Found]]) -> None:
+    """Warn of every range that is not what the target's rule makes of data."""
+    told: dict[str, list[str]] = {}
+    for converter, one in found:
+        why = one.instead
+        if one.low is None:
+            why = "which met nothing but zeros, if anything: they "
+            why += "wait for a range" if converter.waits else "keep the range that they had"
+        if why is not None:
+            told.setdefault(why, []).append(one.where)
+    for why, wheres in told.items():
+        more = f" and {len(wheres) - _SHOWN} more" if len(wheres) > _SHOWN else ""
+        warnings.warn(
+            f"there are converters, {why} ({', '.join(wheres[:_SHOWN])}{more}); calibrate with "
+            "data that vary there, or give the target another rule",
+            stacklevel=3,
+        )
 
 
 def _quality(
@@ -163,26 +237,16 @@ def _better(
     return found
 
 
-def _within(rule: spec.CalibratedRange) -> str:
-    if isinstance(rule, spec.PercentileRange):
-        return f" between the percentiles {rule.low:g} and {rule.high:g}"
-    return ""
-
-
 def _column_ranges(
     rule: spec.CalibratedRange, converter: Converter, stream: Columns
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(values, minima, maxima); a column that never varies takes what the widest column has."""
+    """(values, minima, maxima)."""
     rows = stream.kept.sort(0).values
     if isinstance(rule, spec.MinMaxRange | spec.LeastSquaresRange):
         # The extremes are known of all vectors, not of the kept ones alone.
         rows[0], rows[-1] = stream.smallest, stream.largest
     counts = torch.ones(len(rows), dtype=torch.long)
     low, high = fit(rule, rows, counts, converter.bits, converter.kind)
-    empty = low >= high
-    if bool(empty.any()) and not bool(empty.all()):
-        widest = int((high - low).argmax())
-        low, high = low[widest].where(empty, low), high[widest].where(empty, high)
     return rows, low, high
 
 

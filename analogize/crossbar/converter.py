@@ -13,7 +13,7 @@ from analogize.quantize import Bound, Grid, make_grid, to_codes
 from analogize.targets import spec
 
 # Narrower ranges have steps, and products of steps, that float32 cannot hold.
-_SMALLEST = 1e-30
+SMALLEST = 1e-30
 
 
 class FixedRange(nn.Module):
@@ -87,7 +87,8 @@ class Converter(FixedRange):
 
     Paper: inputs are quantized before the noisy product and its results after it, before the bias
     is added (section 5.1); percentiles of a calibration set fix the range (section 5.2). The range
-    of a DAC that finds one for every vector is that of a vector whose values span 1.
+    of a DAC that finds one for every vector is that of a vector whose values span 1. [0, 0] is what
+    data that are all zero give: the converter waits for others.
 
     Attributes:
         settings: what the target says.
@@ -133,6 +134,22 @@ class Converter(FixedRange):
         rule = self.settings.range
         return self.range.ndim == 1 and not isinstance(rule, spec.FixedRange | spec.FullRange)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the range was calibrated or fixed, on more than zeros."""
+        return super().is_known and not self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was calibrated, on nothing but zeros."""
+        return self.bits is not None and not self.range.is_meta and not bool(self.range.any())
+
+    def wait(self) -> None:
+        """Note that calibration brought nothing but zeros here."""
+        self.range.zero_()
+        self.quality, self.better = None, {}
+        self.refresh()
+
     def calibrate(self, minimum: Tensor, maximum: Tensor) -> None:
         """Fix the range to ``[minimum, maximum]``: two 0-d tensors, or one value a channel each.
 
@@ -140,7 +157,7 @@ class Converter(FixedRange):
             CalibrationError: the range is empty or not finite.
         """
         ends = torch.stack([minimum, maximum]).float().to(self.range.device)
-        wrong = ~(ends[1] - ends[0] > _SMALLEST) | ~torch.isfinite(ends).all(0)
+        wrong = ~(ends[1] - ends[0] > SMALLEST) | ~torch.isfinite(ends).all(0)
         if bool(wrong.any()):
             low, high = ends.reshape(2, -1)[:, wrong.flatten()][:, 0].tolist()
             raise CalibrationError(
@@ -167,6 +184,8 @@ class Converter(FixedRange):
             return "one range a vector"
         if self.covers_all:
             return "every sum"
+        if self.waits:
+            return "waits for data"
         if self.range.ndim > 1:
             return f"{self.range.shape[1]} channels"
         low, high = self.range.tolist()

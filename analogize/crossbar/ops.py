@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
 from analogize.crossbar.array import WeightArray
-from analogize.crossbar.converter import Converter
+from analogize.crossbar.converter import SMALLEST, Converter
 from analogize.crossbar.fresh import fresh_weights
 from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
@@ -158,6 +158,8 @@ class AnalogOp(nn.Module):
             return y
         if not self.is_calibrated:
             self._settle(weight)
+            if not self.is_calibrated and (self.dac.waits or self.adc.waits):
+                return self._of_zeros(x, weight, product)
         if self.is_exact:
             y = product.forward(*autocast(x, weight))
             return y if self.side is None else self.side(y, x)
@@ -254,13 +256,32 @@ class AnalogOp(nn.Module):
         missing = " and ".join(
             name
             for name, c in (("DAC", self.dac), ("ADC", self.adc))
-            if c.bits is not None and c.scale is None
+            if c.bits is not None and c.scale is None and not c.waits
         )
+        if not missing:
+            return
         raise CalibrationError(
             f"region '{self.region.name}': the range of its {missing} was never calibrated; pass "
             "calibration=loader to analogize(), call calibrate(model, loader), or give the target "
             "a fixed range"
         )
+
+    def _of_zeros(self, x: Tensor, weight: Tensor, product: Product) -> Tensor:
+        """The product of what converters met in calibration, while all that was zero.
+
+        Raises:
+            CalibrationError: they are given more.
+        """
+        y = product.forward(*autocast(x, weight))
+        for name, converter, values in (("DAC", self.dac, x), ("ADC", self.adc, y)):
+            largest = float(values.detach().abs().max()) if values.numel() else 0.0
+            if converter.waits and not largest <= SMALLEST:
+                raise CalibrationError(
+                    f"region '{self.region.name}': its {name} met nothing but zeros in "
+                    f"calibration and has no range, and is given values up to {largest:g} now; "
+                    "call calibrate(model, loader) with data that reach it"
+                )
+        return y if self.side is None else self.side(y, x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -32,6 +32,7 @@ class RegionRow:
         fill: root mean square of the clipped weights over the end of the range, which the ratio of
             signal to noise is proportional to; None without a range.
         clipped: share of the weights at or beyond an end of the range, or None.
+        waits: whether calibration brought nothing but zeros, so that a converter has no range.
     """
 
     region: Region
@@ -44,6 +45,7 @@ class RegionRow:
     shares_array_with: str | None
     fill: float | None = None
     clipped: float | None = None
+    waits: bool = False
 
 
 def region_rows(ops: Sequence[Located]) -> tuple[RegionRow, ...]:
@@ -67,6 +69,7 @@ def _row(op: AnalogOp, region: Region, owners: dict[int, str]) -> RegionRow:
         shares_array_with=None if owner == region.name else owner,
         fill=fill,
         clipped=clipped,
+        waits=op.dac.waits or op.adc.waits,
     )
 
 
@@ -106,6 +109,6 @@ def _weights(array: WeightArray) -> str:
 def _converter(converter: Converter) -> str:
     if converter.bits is None:
         return "-"
-    if converter.scale is None and not converter.covers_all:
+    if converter.scale is None and not converter.covers_all and not converter.waits:
         return f"{converter.bits} b, uncalibrated"
     return f"{converter.bits} b {converter.described}"
