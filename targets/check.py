@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING
 from analogize.targets.base import refuse
 from analogize.targets.curve import Curve, Table, parts
 from analogize.targets.noise import (
+    ADCMismatchNoise,
     CustomNoise,
     GaussianNoise,
+    INLNoise,
     IRDropNoise,
     NoiseModel,
+    NonlinearIVNoise,
     OutputNoise,
     ProgrammingNoise,
     ReadNoise,
     RelaxationNoise,
+    SaturationNoise,
     StuckNoise,
     VariationNoise,
+    WriteVerifyNoise,
     acts_on_devices,
 )
 
 if TYPE_CHECKING:
     from analogize.targets.spec import Target
 
-_PROGRAMMING = ProgrammingNoise | RelaxationNoise | VariationNoise | StuckNoise
+_PROGRAMMING = ProgrammingNoise | WriteVerifyNoise | RelaxationNoise | VariationNoise | StuckNoise
 _NO_CLIPPING = "'range: {kind: absmax}' clips nothing"
 
 
@@ -86,6 +91,9 @@ def _check_conductance(target: Target, model: NoiseModel, index: int) -> None:
         if conductance.unit != "uS":
             reason = f"ohms need siemens, so give conductances in uS, not {conductance.unit}"
             raise refuse(f"noise.{index}.model", reason)
+    if isinstance(model, VariationNoise) and model.length is not None and target.array is None:
+        reason = "neighbours are those on a tile, so give the target 'array'"
+        raise refuse(f"noise.{index}.length", reason)
     for key, low, high in _bounds(model):
         if not low <= conductance.g_min < conductance.g_max <= high:
             reason = (
@@ -105,7 +113,7 @@ def _bounds(model: NoiseModel) -> Iterator[tuple[str, float, float]]:
     valid = getattr(model, "valid", None)
     if valid is not None:
         yield "valid", valid.min, valid.max
-    for key in ("sigma", "bias", "nu_mean", "nu_std", "q"):
+    for key in ("sigma", "bias", "nu_mean", "nu_std", "q", "activation"):
         yield from _table_bounds(key, getattr(model, key, None))
     if isinstance(model, RelaxationNoise):
         for number, point in enumerate(model.points):
@@ -129,6 +137,25 @@ def check_output(target: Target) -> None:
             raise refuse(f"noise.{index}.std", reason)
     if target.compensation != "none" and target.conductance is None:
         raise refuse("compensation", "it corrects drift, so give the target 'conductance'")
+
+
+def check_signals(target: Target) -> None:
+    """Models of inputs, sums and converters need the converter whose steps they count in."""
+    for index, model in enumerate(target.noise):
+        on = getattr(model, "on", None)
+        is_custom = isinstance(model, CustomNoise)
+        of_dac = isinstance(model, NonlinearIVNoise | SaturationNoise)
+        of_adc = isinstance(model, ADCMismatchNoise)
+        if isinstance(model, INLNoise) or is_custom:
+            of_dac, of_adc = on == "inputs" and not is_custom, on == "converter"
+        name = f"'{model.model}'" if not is_custom else f"a function on {on}"
+        if of_dac and target.dac.bits is None:
+            raise refuse(f"noise.{index}.model", f"{name} counts in the DAC's codes: give dac.bits")
+        if of_adc and target.adc.bits is None:
+            raise refuse(f"noise.{index}.model", f"{name} counts in the ADC's steps: give adc.bits")
+        if isinstance(model, SaturationNoise) and target.weights.range is None:
+            reason = f"it counts in full-scale weights, so give weights.range; {_NO_CLIPPING}"
+            raise refuse(f"noise.{index}.limit", reason)
 
 
 def check_converters(target: Target) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from analogize.targets.base import Level, Positive, Probability, Real, Spec, refuse
+from analogize.targets.base import Count, Level, Positive, Probability, Real, Spec, refuse
 from analogize.targets.curve import Curve
 
 Scale = Annotated[
@@ -53,6 +53,29 @@ class ProgrammingNoise(Spec):
 
     def __str__(self) -> str:
         return "programming noise"
+
+
+class WriteVerifyNoise(Spec):
+    """Programming that is verified: draw N(bias(G), sigma(G)) again until it is in the window.
+
+    A device is done once it is read within +-window of its target, and stays as it is after
+    ``iterations`` attempts whether it is or not (program-and-verify: Papandreou et al., ISCAS
+    2011). With p = P(|miss| <= window), a share (1 - p)^iterations ends outside. Verifying is taken
+    as exact.
+    """
+
+    model: Literal["write_verify"] = "write_verify"
+    sigma: Curve = Field(description="Standard deviation of one attempt, in G's unit.")
+    bias: Bias = None
+    window: Positive = Field(description="Largest accepted deviation, in G's unit.")
+    iterations: Annotated[Count, Field(le=1000)] = Field(description="Attempts at most.")
+    valid: Validity | None = Field(
+        default=None, description="Conductances the curve was fitted to; others are refused."
+    )
+    scale: Scale = 1.0
+
+    def __str__(self) -> str:
+        return f"write-verify within {self.window:g}, {self.iterations} attempts"
 
 
 class RelaxationPoint(Spec):
@@ -173,10 +196,16 @@ class VariationNoise(Spec):
     std: Level = Field(
         description="Standard deviation of the factor, or of its logarithm (lognormal)."
     )
+    length: Positive | None = Field(
+        default=None,
+        description="Cells over which neighbours on a tile vary alike: the correlation at a "
+        "distance of d cells is exp(-d^2 / (2 length^2)); null: every device by itself.",
+    )
     scale: Scale = 1.0
 
     def __str__(self) -> str:
-        return f"{self.source} variation {self.std:g}"
+        over = "" if self.length is None else f" over {self.length:g} cells"
+        return f"{self.source} variation {self.std:g}{over}"
 
 
 class StuckNoise(Spec):
@@ -194,6 +223,30 @@ class StuckNoise(Spec):
 
     def __str__(self) -> str:
         return f"stuck {self.at_min + self.at_max:.2g}"
+
+
+class TemperatureNoise(Spec):
+    """Thermally activated conduction, G(T) = G exp(-(E(G) / k) (1 / T - 1 / T0)).
+
+    T is the condition ``temperature`` of ``program`` and ``evaluate``, in kelvin; without it T is
+    T0 and nothing changes. E > 0: the conductance rises with temperature, as in amorphous
+    semiconductors (Le Gallo and Sebastian, Journal of Physics D 53:213002, 2020).
+    """
+
+    model: Literal["temperature"] = "temperature"
+    activation: Curve = Field(description="E over the target conductance, in electronvolts.")
+    reference: Positive = Field(description="T0, at which the other figures hold, in kelvin.")
+    min: Positive = Field(description="Lowest temperature that E was measured at, in kelvin.")
+    max: Positive = Field(description="Highest, likewise; beyond both it is refused.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.min <= self.reference <= self.max:
+            raise refuse("reference", f"must lie between min and max ({self.min:g}, {self.max:g})")
+        return self
+
+    def __str__(self) -> str:
+        return f"conductances at {self.min:g} to {self.max:g} K"
 
 
 class IRDropNoise(Spec):
@@ -221,11 +274,13 @@ class IRDropNoise(Spec):
 
 DeviceModel = (
     ProgrammingNoise
+    | WriteVerifyNoise
     | RelaxationNoise
     | DriftNoise
     | LogDriftNoise
     | OneOverFNoise
     | VariationNoise
     | StuckNoise
+    | TemperatureNoise
     | IRDropNoise
 )

@@ -16,18 +16,24 @@ from analogize.targets.curve import (
     Table,
 )
 from analogize.targets.noise import (
+    ADCMismatchNoise,
     DriftNoise,
     FixedSNRNoise,
     GaussianNoise,
+    INLNoise,
     LogDriftNoise,
     NoiseModel,
+    NonlinearIVNoise,
     OneOverFNoise,
     OutputNoise,
     ProgrammingNoise,
     ReadNoise,
     RelaxationNoise,
+    SaturationNoise,
     StuckNoise,
+    TemperatureNoise,
     VariationNoise,
+    WriteVerifyNoise,
     holds_until,
     scale_of,
 )
@@ -121,7 +127,50 @@ def _(model: OneOverFNoise, unit: str) -> str:
 
 @_formula.register
 def _(model: VariationNoise, unit: str) -> str:
-    return f"{model.source} variation, {model.distribution} factor, std {model.std:g}"
+    text = f"{model.source} variation, {model.distribution} factor, std {model.std:g}"
+    if model.length is None:
+        return text
+    return f"{text}, correlation exp(-d^2 / (2 {model.length:g}^2)) over d cells"
+
+
+@_formula.register
+def _(model: WriteVerifyNoise, unit: str) -> str:
+    return (
+        f"programming until within {model.window:g} {unit}, {model.iterations} attempts at most,\n"
+        f"  each sigma(G) = {curve(model.sigma, unit)}{_bias(model.bias, unit)}"
+    )
+
+
+@_formula.register
+def _(model: TemperatureNoise, unit: str) -> str:
+    return (
+        f"temperature, G exp(-(E / k) (1 / T - 1 / {model.reference:g} K)), "
+        f"{model.min:g} to {model.max:g} K\n  E = {curve(model.activation, 'eV')}"
+    )
+
+
+@_formula.register
+def _(model: ADCMismatchNoise, unit: str) -> str:
+    served = "" if model.columns == 1 else f", one ADC for {model.columns} columns"
+    return f"ADCs, v (1 + {model.gain:g} N(0, 1)) + {model.offset:g} N(0, 1) steps{served}"
+
+
+@_formula.register
+def _(model: INLNoise, unit: str) -> str:
+    values = ", ".join(f"{value:g}" for value in model.deviation)
+    name = "DAC" if model.on == "inputs" else "ADC"
+    return f"{name} deviates by {values} steps, from its lowest code to its highest"
+
+
+@_formula.register
+def _(model: NonlinearIVNoise, unit: str) -> str:
+    return f"currents as sinh(V / V0), {model}"
+
+
+@_formula.register
+def _(model: SaturationNoise, unit: str) -> str:
+    how = "clamp(s, ±limit)" if model.shape == "hard" else "limit tanh(s / limit)"
+    return f"integrators, {how}, limit = {model.limit:g} full-scale products"
 
 
 @_formula.register
@@ -131,7 +180,8 @@ def _(model: StuckNoise, unit: str) -> str:
 
 @_formula.register
 def _(model: OutputNoise, unit: str) -> str:
-    return f"output noise of every product, sigma = {model.std:g} (Y_max - Y_min)"
+    text = f"output noise of every product, sigma = {model.std:g} (Y_max - Y_min)"
+    return text + _averaged(model.reads)
 
 
 @_formula.register
@@ -143,7 +193,11 @@ def _(model: ReadNoise, unit: str) -> str:
         parts.append(f"sigma_w = {model.multiplicative:g} |w|")
     if model.sigma is not None:
         parts.append(f"sigma(G) = {curve(model.sigma, unit)} of each device")
-    return f"read noise of every product, {'; '.join(parts) or 'none'}"
+    return f"read noise of every product, {'; '.join(parts) or 'none'}{_averaged(model.reads)}"
+
+
+def _averaged(reads: int) -> str:
+    return "" if reads == 1 else f", the mean of {reads} readings"
 
 
 def curve(of: Curve, unit: str = "") -> str:

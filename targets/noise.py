@@ -1,9 +1,12 @@
 """The noise models that a target may list: on weights, on devices, and on products.
 
     on weights    gaussian, fixed_snr            ratios, for any technology
-    on devices    programming, relaxation,       conductances of the cells, in the order listed;
-                  drift, log_drift, one_over_f,  they need ``conductance`` in the target
-                  variation, stuck, ir_drop      (device_noise.py)
+    on devices    programming, write_verify,     conductances of the cells, in the order listed;
+                  relaxation, drift, log_drift,  they need ``conductance`` in the target
+                  one_over_f, variation, stuck,  (device_noise.py)
+                  temperature, ir_drop
+    on signals    inl, nonlinear_iv,             inputs, sums and converters of a chip
+                  saturation, adc_mismatch       (signal_noise.py)
     on products   read, output                   drawn anew at every product, chip or no chip
     anything      custom                         a Python function of yours
 
@@ -17,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from analogize.targets.base import Level, Spec, Text
+from analogize.targets.base import Count, Level, Spec, Text
 from analogize.targets.curve import Curve
 from analogize.targets.device_noise import (
     DeviceModel,
@@ -30,19 +33,31 @@ from analogize.targets.device_noise import (
     RelaxationPoint,
     Scale,
     StuckNoise,
+    TemperatureNoise,
     Validity,
     VariationNoise,
+    WriteVerifyNoise,
+)
+from analogize.targets.signal_noise import (
+    ADCMismatchNoise,
+    INLNoise,
+    NonlinearIVNoise,
+    SaturationNoise,
+    SignalModel,
 )
 
 __all__ = [
+    "ADCMismatchNoise",
     "CustomNoise",
     "DeviceModel",
     "DriftNoise",
     "FixedSNRNoise",
     "GaussianNoise",
+    "INLNoise",
     "IRDropNoise",
     "LogDriftNoise",
     "NoiseModel",
+    "NonlinearIVNoise",
     "OneOverFNoise",
     "OutputNoise",
     "ProductModel",
@@ -50,15 +65,30 @@ __all__ = [
     "ReadNoise",
     "RelaxationNoise",
     "RelaxationPoint",
+    "SaturationNoise",
     "ScaledModel",
+    "SignalModel",
     "StuckNoise",
+    "TemperatureNoise",
     "Validity",
     "VariationNoise",
     "WeightModel",
+    "WriteVerifyNoise",
     "acts_on_devices",
+    "acts_on_signals",
+    "depends_on_condition",
     "depends_on_time",
     "holds_until",
     "scale_of",
+]
+
+
+Readings = Annotated[
+    Count,
+    Field(
+        description="Readings that are averaged before the conversion, by integrating so many "
+        "times as long: the deviation falls by sqrt(reads)."
+    ),
 ]
 
 
@@ -106,6 +136,7 @@ class ReadNoise(Spec):
     sigma: Curve | None = Field(
         default=None, description="Standard deviation of each device over its conductance."
     )
+    reads: Readings = 1
     scale: Scale = 1.0
 
     def __str__(self) -> str:
@@ -118,6 +149,7 @@ class OutputNoise(Spec):
 
     model: Literal["output"] = "output"
     std: Level = Field(description="Share of the ADC's range Y_max - Y_min.")
+    reads: Readings = 1
 
     def __str__(self) -> str:
         return f"output noise {self.std:g}"
@@ -126,16 +158,24 @@ class OutputNoise(Spec):
 class CustomNoise(Spec):
     """A Python function: ``package.module:function``, or the name of an entry point.
 
-    Entry points are of the group ``analogize.noise``. On ``weights`` the function is called as
-    ``f(weights, w_min, w_max, generator, **parameters)`` and returns the deviation; on ``devices``
-    as ``f(conductances, drift_time, generator, **parameters)`` and returns new conductances. Listed
-    before every model of time it changes what is programmed, after one what is read.
+    Entry points are of the group ``analogize.noise``. The function is called as ::
+
+        weights                       f(weights, w_min, w_max, generator, **parameters)
+        devices                       f(conductances, drift_time, generator, **parameters)
+        inputs, outputs, converter    f(values, site, generator, **parameters)
+
+    and returns the deviation (weights) or the new values. One on devices that is listed before
+    every model of time changes what is programmed, after one what is read. ``generator`` is the
+    chip's. ``site`` (devices/custom.py) says where and under which conditions; a function on
+    weights or devices that has a parameter ``site`` is given it by name.
     """
 
     model: Literal["custom"] = "custom"
     function: Text = Field(description="'package.module:function' or an entry point's name.")
-    on: Literal["weights", "devices"] = Field(
-        default="weights", description="What it is given: weights, or conductances."
+    on: Literal["weights", "devices", "inputs", "outputs", "converter"] = Field(
+        default="weights",
+        description="What it is given: weights, or conductances; or codes that the rows receive, "
+        "sums of columns in array units, what the ADC is given in its steps.",
     )
     parameters: dict[str, Any] = Field(
         default={}, description="Further arguments of the function, by name."
@@ -152,6 +192,7 @@ WeightModel = GaussianNoise | FixedSNRNoise
 ProductModel = ReadNoise | OutputNoise
 ScaledModel = (
     ProgrammingNoise
+    | WriteVerifyNoise
     | RelaxationNoise
     | DriftNoise
     | LogDriftNoise
@@ -160,7 +201,8 @@ ScaledModel = (
     | ReadNoise
 )
 NoiseModel = Annotated[
-    WeightModel | DeviceModel | ProductModel | CustomNoise, Field(discriminator="model")
+    WeightModel | DeviceModel | SignalModel | ProductModel | CustomNoise,
+    Field(discriminator="model"),
 ]
 
 
@@ -168,6 +210,23 @@ def acts_on_devices(model: NoiseModel) -> bool:
     """Whether ``model`` changes conductances."""
     return isinstance(model, DeviceModel) or (
         isinstance(model, CustomNoise) and model.on == "devices"
+    )
+
+
+def acts_on_signals(model: NoiseModel) -> bool:
+    """Whether ``model`` changes inputs, sums or what an ADC is given."""
+    return isinstance(model, SignalModel) or (
+        isinstance(model, CustomNoise) and model.on in ("inputs", "outputs", "converter")
+    )
+
+
+def depends_on_condition(model: NoiseModel, name: str) -> bool:
+    """Whether a chip at another value of the condition ``name`` may differ by ``model``.
+
+    A function of the user's is told every condition.
+    """
+    return isinstance(model, CustomNoise) or (
+        isinstance(model, TemperatureNoise) and name == "temperature"
     )
 
 
@@ -184,5 +243,5 @@ def holds_until(model: NoiseModel) -> float | None:
 def depends_on_time(model: NoiseModel) -> bool:
     """Whether a chip read later differs by ``model``; a function of the user's is told the time."""
     return isinstance(model, RelaxationNoise | DriftNoise | LogDriftNoise | OneOverFNoise) or (
-        isinstance(model, CustomNoise) and model.on == "devices"
+        isinstance(model, CustomNoise) and model.on != "weights"
     )

@@ -30,6 +30,7 @@ from analogize.targets.check import (
     check_digits,
     check_output,
     check_range,
+    check_signals,
 )
 from analogize.targets.conductance import Conductance
 from analogize.targets.dialect import dump
@@ -292,6 +293,7 @@ class Target(Spec):
         check_range(self)
         check_devices(self)
         check_output(self)
+        check_signals(self)
         check_converters(self)
         check_digits(self)
         check_overrides(self)

@@ -28,6 +28,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.rounding import can_fuse, convert, quantized
 from analogize.crossbar.spans import Spans
 from analogize.devices.reading import Disturbance
+from analogize.devices.signals import Signals
 from analogize.product import Product
 from analogize.quantize import Bound
 
@@ -49,6 +50,7 @@ class Stages(NamedTuple):
         disturb: noise that every product draws anew on what it accumulates, or None.
         spans: how the DAC finds a range for every vector, or None.
         shares: what of the ADC's range each column uses, viewed against the output; None for all.
+        signals: what drivers, columns and converters do to signals, or None.
     """
 
     x_scale: Tensor | None
@@ -63,6 +65,7 @@ class Stages(NamedTuple):
     disturb: Disturbance | None = None
     spans: Spans | None = None
     shares: Tensor | None = None
+    signals: Signals | None = None
 
 
 class Dtypes(NamedTuple):
@@ -151,12 +154,15 @@ def _accumulate(
 ) -> Tensor:
     """DAC and product: accumulated array units."""
     codes, weights = input_codes(x, stages, dtypes.product), weights.to(dtypes.product)
+    if stages.signals is not None:
+        codes = stages.signals.inputs(codes)
     if dtypes.product == dtypes.output:
         acc = product.forward(codes, weights)
     else:
         with torch.autocast(x.device.type, enabled=False):
             acc = product.forward(codes, weights)
-    return acc if stages.disturb is None else stages.disturb(acc, codes, weights, product)
+    acc = acc if stages.disturb is None else stages.disturb(acc, codes, weights, product)
+    return acc if stages.signals is None else stages.signals.outputs(acc)
 
 
 def stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ to be rescaled). A stage without bits has scale 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -23,6 +23,7 @@ from analogize.crossbar.weight_range import find_range
 from analogize.crossbar.witness import Witness
 from analogize.devices.cells import Reading, full_scale
 from analogize.devices.compensation import factors
+from analogize.devices.custom import site_of
 from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
 from analogize.devices.wires import Layout
@@ -30,7 +31,7 @@ from analogize.model.stored import StoredWeight
 from analogize.product import Product
 from analogize.quantize import Bound, Grid, clamp, to_codes
 from analogize.targets import spec
-from analogize.targets.noise import acts_on_devices
+from analogize.targets.noise import CustomNoise, acts_on_devices
 
 aten = torch.ops.aten
 FRESH = Reading()
@@ -206,7 +207,7 @@ class WeightArray(FixedRange):
             return self._deviate(clean, *self._span(), generator, reading)
         low, high = self._span()
         parts = [
-            self._deviate(digit, low, high, source, reading.part(f"digit {index}"))
+            self._deviate(digit, low, high, source, reading.of_digit(index))
             for index, digit in enumerate(self.digits(clean))
             for source in [_part(generator, f"digit {index}")]
         ]
@@ -225,7 +226,10 @@ class WeightArray(FixedRange):
             total = simulate_cells(self, clean, reading)
         for index, model in enumerate(self.noise):
             source = _part(generator, f"noise {index}") if index else generator
-            deviation = noise.draw(model, clean, low, high, source)
+            site = None
+            if isinstance(model, CustomNoise):
+                site = site_of(model, self.name, self.conductance, reading)
+            deviation = noise.draw(model, clean, low, high, source, site)
             if deviation is not None:
                 total = deviation.add_(total)
         return total
@@ -286,6 +290,7 @@ class WeightArray(FixedRange):
         compensation: spec.Compensation | None = None,
         cycle: int = 0,
         name: str | None = None,
+        conditions: Mapping[str, float] | None = None,
     ) -> None:
         """Draw this array's part of chip ``seed``, read at ``drift_time``, and keep it.
 
@@ -295,7 +300,7 @@ class WeightArray(FixedRange):
             ChipError: the time is outside the range of a noise model.
         """
         self.settle(weight)
-        chip = self.draw(weight, seed, drift_time, cycle, name)
+        chip = self.draw(weight, seed, drift_time, cycle, name, conditions)
         rule = self.compensation if compensation is None else compensation
         correction = None
         if rule != "none" and drift_time > 0 and self.conductance is not None:
@@ -304,7 +309,8 @@ class WeightArray(FixedRange):
             correction = factors(before, now, self.product, rule == "column")
             if correction.ndim:
                 correction = self.product.output_channels(correction)
-        drawn = Drawn(self._reading(seed, drift_time, cycle, name), self.noise)
+        reading = self._reading(seed, drift_time, cycle, name, conditions)
+        drawn = Drawn(reading, self.noise)
         self.hold(chip, correction, drawn)
 
     def hold(
@@ -315,8 +321,16 @@ class WeightArray(FixedRange):
         self.chip, self.correction, self.origin = chip.contiguous(), correction, origin
         self.witness = None
 
-    def _reading(self, seed: int, drift_time: float, cycle: int, name: str | None) -> Reading:
-        return Reading(Draws(f"{seed}/{self.name if name is None else name}"), drift_time, cycle)
+    def _reading(
+        self,
+        seed: int,
+        drift_time: float,
+        cycle: int,
+        name: str | None,
+        conditions: Mapping[str, float] | None,
+    ) -> Reading:
+        draws = Draws(f"{seed}/{self.name if name is None else name}")
+        return Reading(draws, drift_time, cycle, conditions or {})
 
     @torch.no_grad()
     def draw(
@@ -326,6 +340,7 @@ class WeightArray(FixedRange):
         drift_time: float = 0.0,
         cycle: int = 0,
         name: str | None = None,
+        conditions: Mapping[str, float] | None = None,
     ) -> Tensor:
         """This array's part of chip ``seed`` in array units, read at ``drift_time``; see program.
 
@@ -336,7 +351,7 @@ class WeightArray(FixedRange):
         # Another cycle is another draw; the first keeps the seed that it always had.
         again = f" cycle {cycle}" if cycle else ""
         generator = torch.Generator("cpu").manual_seed(region_seed(seed, name + again))
-        reading = self._reading(seed, drift_time, cycle, name)
+        reading = self._reading(seed, drift_time, cycle, name, conditions)
         clean = self.clean(weight.detach())
         chip = self.noisy(clean, generator, reading)
         return chip.clone() if chip is clean else chip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import get_args
 
@@ -25,7 +26,7 @@ from analogize.errors import ChipError
 from analogize.model.parts import report_of
 from analogize.model.sharding import drop_copies, is_sharded, own_part, part_beside, whole
 from analogize.quantize import Bound, clamp_
-from analogize.targets.noise import ReadNoise
+from analogize.targets.noise import ReadNoise, depends_on_condition
 from analogize.targets.spec import Compensation, NoiseModel
 
 
@@ -44,6 +45,7 @@ def program(
     drift_time: float | str = 0.0,
     compensation: Compensation | None = None,
     cycle: int = 0,
+    conditions: Mapping[str, float] | None = None,
 ) -> None:
     """Program one chip instance: draw every region's weight noise once and keep it.
 
@@ -68,12 +70,14 @@ def program(
         cycle: which programming of the chip this is: stuck devices, device-to-device variation and
             drift exponents stay; programming noise, cycle-to-cycle variation and the noise of
             targets without devices are drawn anew.
+        conditions: under which the chip is read, by name: ``{"temperature": 330.0}`` (kelvin) for
+            targets with a model of it, any names for functions of one's own.
 
     Raises:
         ChipError: the model has no analog operator; an unknown compensation; a seed that is no
             integer; a time that is none, outside the range that a noise model was measured in, or
-            after 0 where nothing in the target changes with time; or a ``Chip`` that does not fit
-            the model.
+            after 0 where nothing in the target changes with time; a condition that no model knows;
+            or a ``Chip`` that does not fit the model.
     """
     if compensation is not None and compensation not in get_args(Compensation):
         allowed = ", ".join(map(repr, get_args(Compensation)))
@@ -81,6 +85,7 @@ def program(
     seed, time = seed if isinstance(seed, Chip) else integer(seed), seconds(drift_time)
     drop_copies(model)
     require_times(model, [time])
+    require_conditions(model, conditions)
     ops = located(model)
     if isinstance(seed, Chip):
         require_fitting(seed, list(dict.fromkeys(found.array for found in ops)), time, cycle)
@@ -90,7 +95,7 @@ def program(
             op, weight = found.op, weight_of(found.op)
             first = done.setdefault(id(op.array), found)
             if first is found:
-                how = time, compensation, cycle, found.array
+                how = time, compensation, cycle, found.array, conditions
                 if isinstance(seed, Chip):
                     give(op.array, weight, seed, *how)
                 else:
@@ -120,6 +125,26 @@ def require_times(model: nn.Module, times: Iterable[float]) -> None:
     report = report_of(model)
     for time in times:
         require_time("unknown" if report is None else report.target, noise, time)
+
+
+def require_conditions(model: nn.Module, conditions: Mapping[str, float] | None) -> None:
+    """Refuse conditions that would change nothing, and values that are no numbers.
+
+    Raises:
+        ChipError: one that no noise model depends on, or that is not finite.
+    """
+    noise = [model for op in _require_operators(model) for model in op.array.noise]
+    for name, value in (conditions or {}).items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ChipError(f"the condition '{name}' is {value!r}; it must be a finite number")
+        if not any(depends_on_condition(model, name) for model in noise):
+            report = report_of(model)
+            raise ChipError(
+                f"a chip of the target '{'unknown' if report is None else report.target}' is the "
+                f"same whatever the condition '{name}' is: none of its noise models depends on it. "
+                "Models of the kind 'temperature' depend on 'temperature', and functions of your "
+                "own on any condition"
+            )
 
 
 def erase(model: nn.Module) -> None:

@@ -77,7 +77,7 @@ def to_cells(array: WeightArray, clean: Tensor, drawn: Drawn) -> Tensor:
     if array.cell_bits is None:
         return cells_of_digit(array, clean, full, drawn).unsqueeze(0)
     parts = [
-        replace(drawn, reading=drawn.reading.part(f"digit {index}"))
+        replace(drawn, reading=drawn.reading.of_digit(index))
         for index in range(array.cells_a_weight)
     ]
     digits = zip(array.digits(clean), parts, strict=True)

@@ -29,12 +29,14 @@ LARGEST, TOGETHER = 2**17, 2**18
 # What acts on every device alike, wherever it lies.
 _EVERYWHERE = (
     models.ProgrammingNoise,
+    models.WriteVerifyNoise,
     models.RelaxationNoise,
     models.VariationNoise,
     models.StuckNoise,
     models.DriftNoise,
     models.LogDriftNoise,
     models.OneOverFNoise,
+    models.TemperatureNoise,
 )
 _AT_PRODUCTS = (models.ReadNoise, models.OutputNoise)
 
@@ -185,14 +187,15 @@ def _kind(array: WeightArray, weight: Tensor) -> Any:
         return None
     if array.scale is not None and (array.ends is None or weight.dtype != torch.float32):
         return None
-    loud = [m for m in array.noise if not isinstance(m, _AT_PRODUCTS)]
+    noise = [m for m in array.noise if not models.acts_on_signals(m)]
+    loud = [m for m in noise if not isinstance(m, _AT_PRODUCTS)]
     common = (weight.dtype, weight.device, array.scale is None, array.folded)
     if len(loud) == 1 and isinstance(loud[0], models.GaussianNoise) and not loud[0].eta_std:
         return ("gaussian", *common) if loud[0] is array.noise[0] else None
     mapping = array.conductance
     if mapping is None or mapping.scale == "column":
         return None
-    if not all(isinstance(m, _EVERYWHERE) for m in loud):
+    if not all(isinstance(m, _EVERYWHERE) and getattr(m, "length", None) is None for m in loud):
         return None
     return "devices", *common, array.noise, mapping
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.conductances import Drawn, from_data, to_data, with_defects
+from analogize.crossbar.periphery import describe_reading
+from analogize.devices.cells import Reading
+from analogize.devices.random import Draws
 from analogize.errors import ChipError
 from analogize.targets.spec import Compensation
 
@@ -21,6 +27,7 @@ def give(
     compensation: Compensation | None,
     cycle: int,
     name: str,
+    conditions: Mapping[str, float] | None = None,
 ) -> None:
     """Program one array with its part of ``chip``, or with what the chip's seed draws.
 
@@ -30,14 +37,15 @@ def give(
     data = chip.arrays.get(name)
     if data is None or data.defects is not None:
         assert chip.seed is not None, "checked"
-        array.program(weight, chip.seed, time, compensation, cycle, name)
+        array.program(weight, chip.seed, time, compensation, cycle, name, conditions)
         if data is not None:
             drawn, before, clean = array.origin, array.chip, array.clean(weight.detach())
             assert isinstance(drawn, Drawn), "it was drawn just now"
             assert before is not None, "likewise"
             held = with_defects(array, clean, before, drawn, data, name)
             origin = to_data(array, clean, held, drawn, data.defects)
-            array.hold(held, array.correction, origin)
+            said = {"reading": describe_reading(drawn.reading)}
+            array.hold(held, array.correction, replace(origin, settings=said))
         return
     array.settle(weight)
     held = from_data(array, data, weight.detach(), name)
@@ -45,6 +53,10 @@ def give(
     if data.correction is not None:
         values = torch.from_numpy(data.correction).to(weight.device, torch.float32)
         correction = array.product.output_channels(values) if values.numel() > 1 else values[0]
+    if chip.seed is not None and "reading" not in data.settings:
+        # The converters of a chip whose cells alone were measured.
+        reading = Reading(Draws(f"{chip.seed}/{name}"), conditions=conditions or {})
+        data = replace(data, settings={**data.settings, "reading": describe_reading(reading)})
     array.hold(held, correction, data)
 
 

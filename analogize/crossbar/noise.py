@@ -13,13 +13,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from analogize.devices.custom import call
+from analogize.devices.custom import Site, call
 from analogize.devices.random import NORMAL, Draws, chip_draw
 from analogize.quantize import Bound
 from analogize.targets.noise import (
+    ADCMismatchNoise,
     CustomNoise,
     FixedSNRNoise,
     GaussianNoise,
+    INLNoise,
     IRDropNoise,
     NoiseModel,
     OutputNoise,
@@ -28,6 +30,7 @@ from analogize.targets.noise import (
     StuckNoise,
     VariationNoise,
     acts_on_devices,
+    acts_on_signals,
     scale_of,
 )
 
@@ -116,11 +119,16 @@ def _draw_fixed_snr(
 
 
 def _draw_custom(
-    model: CustomNoise, weights: Tensor, w_min: Bound, w_max: Bound, g: Source
+    model: CustomNoise,
+    weights: Tensor,
+    w_min: Bound,
+    w_max: Bound,
+    g: Source,
+    site: Site | None = None,
 ) -> Tensor:
     if isinstance(g, Draws):
         g = g.generator(NORMAL)
-    deviation = call(model, "deviations", weights, w_min, w_max, g)
+    deviation = call(model, "deviations", weights, w_min, w_max, g, site=site)
     return deviation.clone()  # the caller adds in place, and the function may keep its result
 
 
@@ -139,6 +147,7 @@ _SILENT: dict[type, tuple[str, ...]] = {
     IRDropNoise: ("row_segment", "column_segment"),
     ReadNoise: ("additive", "multiplicative", "sigma"),
     OutputNoise: ("std",),
+    ADCMismatchNoise: ("gain", "offset"),
 }
 
 
@@ -148,14 +157,17 @@ def draw(
     w_min: Bound,
     w_max: Bound,
     generator: Source = None,
+    site: Site | None = None,
 ) -> Tensor | None:
     """Draw one instance of ``model``; None where it is silent, so that sigma = 0 is exact.
 
-    None as well for a model that acts on devices or products instead of weights.
+    None as well for a model that acts on devices, signals or products instead of weights.
     """
     function = _DRAW.get(type(model))
-    if function is None or is_silent(model) or acts_on_devices(model):
+    if function is None or is_silent(model) or acts_on_devices(model) or acts_on_signals(model):
         return None
+    if isinstance(model, CustomNoise):
+        return _draw_custom(model, weights, w_min, w_max, generator, site)
     return function(model, weights, w_min, w_max, generator)
 
 
@@ -163,6 +175,8 @@ def is_silent(model: NoiseModel) -> bool:
     """Whether every draw of ``model`` is zero."""
     if scale_of(model) == 0:
         return True
+    if isinstance(model, INLNoise):
+        return not any(model.deviation)
     fields = _SILENT.get(type(model))
     return fields is not None and not any(getattr(model, field) for field in fields)
 

@@ -18,6 +18,7 @@ from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import SMALLEST, Converter
 from analogize.crossbar.fresh import fresh_weights
+from analogize.crossbar.periphery import signals_of
 from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
 from analogize.crossbar.side import DigitalSide, make_side
@@ -167,7 +168,10 @@ class AnalogOp(nn.Module):
         used, dtypes = self._weights(x, weight, mode, through), self._dtypes(x)
         if tiles is None:
             used = self.array.whole(used)
-        stages = self._stages if mode == "off" else self._noisy_stages
+        stages = self._stages
+        if mode != "off":
+            signals = signals_of(self, mode == "programmed")
+            stages = self._noisy_stages._replace(signals=signals)
         y = self._convert(x, weight, used, tiles or product, stages, dtypes)
         if mode == "programmed" and self.array.correction is not None:
             y = y * self.array.correction.to(y.dtype)

@@ -12,6 +12,7 @@ from analogize.crossbar.chip_data import ArrayData, Chip
 from analogize.crossbar.conductances import to_data
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.periphery import describe_reading
 from analogize.errors import ChipError
 from analogize.model.parts import report_of
 
@@ -53,4 +54,5 @@ def _read(op: AnalogOp, weight: Tensor) -> ArrayData:
     converters = {
         stage: {"bits": each.bits, "range": each.range.tolist()} for stage, each in stages.items()
     }
-    return replace(data, settings={"operator": op.region.operator, **converters})
+    said = {"operator": op.region.operator, "reading": describe_reading(array.origin.reading)}
+    return replace(data, settings={**said, **converters})

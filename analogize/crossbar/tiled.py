@@ -28,6 +28,7 @@ from analogize.crossbar.arithmetic import (
 )
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.rounding import convert
+from analogize.devices.signals import Part
 from analogize.devices.slicing import digits_of, split
 from analogize.devices.tiles import Piece, pieces
 from analogize.product import Product
@@ -76,14 +77,19 @@ class Tiles:
         slices = [(1.0, weights)]
         if self.cell_bits is not None:
             slices = [(2.0 ** (self.cell_bits * k), part) for k, part in enumerate(weights)]
-        for piece in self.pieces:
+        signals = stages.signals
+        for tile, piece in enumerate(self.pieces):
             held = [(factor, piece.weights(part)) for factor, part in slices]
-            for x_factor, plane in inputs:
+            for number, (x_factor, plane) in enumerate(inputs):
                 applied = piece.inputs(plane)
-                for w_factor, part in held:
+                if signals is not None:
+                    applied = signals.inputs(applied, Part(tile, 0, number))
+                for digit, (w_factor, part) in enumerate(held):
                     acc = piece.product.forward(applied, part)
                     if stages.disturb is not None:
                         acc = stages.disturb(acc, applied, part, piece.product)
+                    if signals is not None:
+                        acc = signals.outputs(acc, Part(tile, digit, number))
                     yield x_factor * w_factor, acc
 
     def backward(

@@ -8,7 +8,7 @@ read, with parameters that depend on the target or on the programmed conductance
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,9 +17,12 @@ from torch import Tensor
 
 from analogize.devices import curves, drift, programming
 from analogize.devices.conductance import from_pairs, to_pairs
+from analogize.devices.correlated import correlated
 from analogize.devices.curves import Conductances
-from analogize.devices.custom import call
+from analogize.devices.custom import call, site_of
+from analogize.devices.placing import from_tiles, on_tiles
 from analogize.devices.random import Draws
+from analogize.devices.temperature import activated
 from analogize.devices.times import describe
 from analogize.devices.wires import Layout, ir_drop
 from analogize.errors import ChipError
@@ -36,15 +39,19 @@ class Reading:
         draws: the source of random numbers.
         time: seconds since programming (since the first reading, for models that define one).
         cycle: which programming of the chip; devices keep what is their own.
+        conditions: under which it is read, by name: ``temperature`` in kelvin, or any other.
+        digit: which digit of a sliced weight the cells hold.
     """
 
     draws: Draws = field(default_factory=Draws)
     time: float = 0.0
     cycle: int = 0
+    conditions: Mapping[str, float] = field(default_factory=dict)
+    digit: int = 0
 
-    def part(self, name: str) -> Reading:
-        """The same reading of another part of the array, with draws of its own."""
-        return replace(self, draws=self.draws.part(name))
+    def of_digit(self, index: int) -> Reading:
+        """The same reading of another digit's cells, with draws of their own."""
+        return replace(self, draws=self.draws.part(f"digit {index}"), digit=index)
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,14 @@ class Cells:
         programmed: what programming left.
         read: what a reading finds.
         layout: where on tiles the weights lie, or None where tiles have no size.
+        name: of the array.
     """
 
     target: Tensor
     programmed: Tensor
     read: Tensor
     layout: Layout | None
+    name: str = "array"
 
     def program(self, conductance: Tensor) -> Cells:
         """The cells after a change of what is programmed."""
@@ -108,7 +117,7 @@ def read_cells(
     g_min, g_max = conductance.g_min, conductance.g_max
     pair = to_pairs(weights, full, g_min, g_max).unsqueeze(1)
     first = pair.expand(2, conductance.pairs, *weights.shape)
-    cells, bounded = Cells(pair, first, first, layout), conductance.bounded
+    cells, bounded = Cells(pair, first, first, layout, name), conductance.bounded
     for index, model in enumerate(noise):
         if not models.acts_on_devices(model):
             continue
@@ -146,6 +155,19 @@ def _program(
     return cells.program(miss.applied(cells.programmed, normal))
 
 
+def _write_verify(
+    model: models.WriteVerifyNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    miss, aim = _miss(model, cells.target).scaled(model.scale), cells.programmed
+    held = aim
+    for attempt in range(model.iterations):
+        normal = reading.draws.normal(f"{name} cycle {reading.cycle} attempt {attempt}", aim)
+        again = (held - aim).abs() > model.window if attempt else None
+        drawn = miss.applied(aim, normal)
+        held = drawn if again is None else torch.where(again, drawn, held)
+    return cells.program(held)
+
+
 def _relax(
     model: models.RelaxationNoise, cells: Cells, mapping: Conductance, reading: Reading, name: str
 ) -> Cells:
@@ -171,7 +193,8 @@ def _check_point(point: models.RelaxationPoint, mapping: Conductance) -> None:
 
 
 def _miss(
-    model: models.ProgrammingNoise | models.RelaxationPoint, target: Tensor
+    model: models.ProgrammingNoise | models.WriteVerifyNoise | models.RelaxationPoint,
+    target: Tensor,
 ) -> programming.Miss:
     bias = None if model.bias is None else curves.evaluate(model.bias, target)
     return programming.Miss(_spread(model.sigma, target), bias)
@@ -197,7 +220,13 @@ def _vary(
     model: models.VariationNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
     moment = f" cycle {reading.cycle}" if model.source == "cycle" else ""
-    normal = reading.draws.normal(name + moment, cells.programmed)
+    if model.length is None:
+        normal = reading.draws.normal(name + moment, cells.programmed)
+    else:
+        assert cells.layout is not None, "the target's schema asks for it"
+        places = on_tiles(cells.layout, cells.programmed.flatten(0, 1))
+        field = correlated(reading.draws.normal(name + moment, places), model.length)
+        normal = from_tiles(cells.layout, field).view_as(cells.programmed)
     return cells.program(
         programming.variation(cells.programmed, model.std * model.scale, normal, model.distribution)
     )
@@ -253,6 +282,21 @@ def _one_over_f(
     return replace(cells, read=drift.one_over_f(cells.read, q, ratio, normal))
 
 
+def _heat(
+    model: models.TemperatureNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+) -> Cells:
+    temperature = reading.conditions.get("temperature", model.reference)
+    if not model.min <= temperature <= model.max:
+        raise ValueError(
+            f"it holds from {model.min:g} to {model.max:g} K, and the temperature is "
+            f"{temperature:g}"
+        )
+    if temperature == model.reference:
+        return cells
+    energy = curves.evaluate(model.activation, cells.target)
+    return replace(cells, read=activated(cells.read, energy, temperature, model.reference))
+
+
 def _drop(
     model: models.IRDropNoise, cells: Cells, _: Conductance, reading: Reading, name: str
 ) -> Cells:
@@ -263,10 +307,11 @@ def _drop(
 
 
 def _custom(
-    model: models.CustomNoise, cells: Cells, _: Conductance, reading: Reading, name: str
+    model: models.CustomNoise, cells: Cells, mapping: Conductance, reading: Reading, name: str
 ) -> Cells:
     generator = reading.draws.generator(f"{name} cycle {reading.cycle}")
-    changed = call(model, "conductances", cells.read, reading.time, generator)
+    site = site_of(model, cells.name, mapping, reading)
+    changed = call(model, "conductances", cells.read, reading.time, generator, site=site)
     changed = changed.clamp(min=0)
     # Before anything has happened to what was programmed, it is that which is changed.
     if cells.read is cells.programmed:
@@ -276,12 +321,14 @@ def _custom(
 
 _STEPS: dict[type, Callable[[Any, Cells, Conductance, Reading, str], Cells]] = {
     models.ProgrammingNoise: _program,
+    models.WriteVerifyNoise: _write_verify,
     models.RelaxationNoise: _relax,
     models.VariationNoise: _vary,
     models.StuckNoise: _stick,
     models.DriftNoise: _drift,
     models.LogDriftNoise: _log_drift,
     models.OneOverFNoise: _one_over_f,
+    models.TemperatureNoise: _heat,
     models.IRDropNoise: _drop,
     models.CustomNoise: _custom,
 }

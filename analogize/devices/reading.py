@@ -105,10 +105,14 @@ def disturbance(
     """
     reads = [m for m in noise if isinstance(m, ReadNoise)]
     outputs = [m for m in noise if isinstance(m, OutputNoise)]
-    additive = math.hypot(*(m.additive * m.scale for m in reads))
-    multiplicative = math.hypot(*(m.multiplicative * m.scale for m in reads))
-    output = math.hypot(*(m.std for m in outputs))
-    sigmas = tuple((m.sigma, m.scale) for m in reads if m.sigma is not None and m.scale)
+    # The mean of n independent readings deviates by a share 1 / sqrt(n) of what one does.
+    shares = [m.scale / math.sqrt(m.reads) for m in reads]
+    additive = math.hypot(*(m.additive * s for m, s in zip(reads, shares, strict=True)))
+    multiplicative = math.hypot(*(m.multiplicative * s for m, s in zip(reads, shares, strict=True)))
+    output = math.hypot(*(m.std / math.sqrt(m.reads) for m in outputs))
+    sigmas = tuple(
+        (m.sigma, s) for m, s in zip(reads, shares, strict=True) if m.sigma is not None and s
+    )
     cells = CellNoise(sigmas, conductance, full) if sigmas and conductance is not None else None
     if not additive + multiplicative + output and cells is None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +28,12 @@ class Deployment:
         compensation: the digital correction of drift; None for the target's own.
         recalibration: batches to recalibrate every chip on; or a function that changes the digital
             side of a model on a programmed chip, such as ``Recalibration`` or ``Adaptation``.
+        conditions: under which chips are read, as in ``program``.
     """
 
     compensation: Compensation | None = None
     recalibration: Iterable[Any] | Remedy | None = None
+    conditions: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         given = self.recalibration
@@ -44,6 +46,7 @@ class Deployment:
     def settings(self) -> str:
         """What a run's fingerprint keeps of it; empty for a chip that is left as it is."""
         words = [] if self.compensation is None else [f"compensation {self.compensation}"]
+        words += [f"{name} {float(value)!r}" for name, value in (self.conditions or {}).items()]
         if self._remedy is not None:
             name = getattr(self._remedy, "__qualname__", type(self._remedy).__name__)
             words.append(str(getattr(self._remedy, "settings", name)))
@@ -74,7 +77,8 @@ class Deployment:
         if self._kept is not None:
             # Every chip starts from what was trained, and not from what the last one needed.
             self._kept.restore()
-        program(model, chip, drift_time=time, compensation=self.compensation)
+        rule, under = self.compensation, self.conditions
+        program(model, chip, drift_time=time, compensation=rule, conditions=under)
         if self._remedy is not None:
             self._remedy(model)
 

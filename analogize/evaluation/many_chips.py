@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip import noise_mode, program
 from analogize.crossbar.ops import operators
+from analogize.crossbar.periphery import has_signals
 from analogize.errors import AnalogizeError, ChipError, EvaluationError
 from analogize.evaluation.inference import (
     Pass,
@@ -45,13 +46,19 @@ def program_many(
         prepare: What programs a chip; by default ``program(model, seed)``.
 
     Raises:
-        ChipError: no seed, no analog operator, or chips that are corrected for their drift, which
-            takes one by one.
+        ChipError: no seed, no analog operator, or chips that differ in more than their weights
+            (a correction of drift, converters of their own), which takes one by one.
     """
     if not seeds:
         raise ChipError("no chip to program; give at least one seed")
     arrays = _arrays(model)
     drawn: dict[str, list[Tensor]] = {name: [] for name in arrays}
+    for name, array in arrays.items():
+        if has_signals(array):
+            raise ChipError(
+                f"'{name.removesuffix('.chip')}' has converters or drivers that differ from chip "
+                "to chip, which a batched pass leaves out: measure one by one (at_once=1)"
+            )
     with undisturbed(model):
         for seed in seeds:
             (prepare or partial(program, model))(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from analogize.crossbar.chip import noise_level, noise_mode, require_times
+from analogize.crossbar.chip import noise_level, noise_mode, require_conditions, require_times
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed
@@ -53,6 +53,7 @@ def evaluate(
     at_once: int = 1,
     distributed: bool = True,
     chips: Sequence[Chip] = (),
+    conditions: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
 
@@ -105,6 +106,8 @@ def evaluate(
             measures every chip on the calling rank. With fully sharded parameters every rank takes
             part in every chip.
         chips: Chips given as data, measured beside the drawn ones: ``Evaluation.given``.
+        conditions: Under which every chip is read, as in ``program``, for example
+            ``{"temperature": 330.0}``.
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
@@ -124,7 +127,7 @@ def evaluate(
             f"at_once is {at_once}, and with recalibration every chip has digital statistics of "
             "its own, which one batched pass cannot have: use at_once=1"
         )
-    deployment = Deployment(compensation, recalibration)
+    deployment = Deployment(compensation, recalibration, conditions)
     ranks = Ranks(distributed, together=has_shards(model))
     if device is not None:
         model = copy.deepcopy(model).to(device)
@@ -135,6 +138,7 @@ def evaluate(
         begun = ranks.from_first(lambda: resumed(empty, resume))
         _check_levels(model, etas)
         require_times(model, run.drift_times)
+        require_conditions(model, conditions)
         bench = Bench(model, data, scores, deployment, ranks, max_instances)
         with progress_bar(progress and ranks.is_first) as bar:
 

@@ -18,6 +18,7 @@ from analogize.onnx.writing.body import Array
 from analogize.onnx.writing.runtime_noise import RuntimeNoise, plan_noise
 from analogize.onnx.writing.storage import Stored, WeightStorage, store
 from analogize.product import per_channel
+from analogize.targets.noise import acts_on_signals
 
 _CHANNELS_AT_ONCE = 1024
 NoiseKind = Literal["none", "runtime", "programmed"]
@@ -67,14 +68,15 @@ def plan_regions(
     Raises:
         CalibrationError: a converter has bits and no range.
         ChipError: ``"programmed"`` without seed, and no valid chip.
-        ExportError: weights that are not float32.
+        ExportError: weights that are not float32; or models of drivers, columns or converters,
+            which a graph does not hold.
     """
     owners: dict[int, str] = {}
     stored: dict[int, Stored] = {}
     plans: list[RegionPlan] = []
     names = _unique([found.region.name for found in operators])
     for name, (op, region, array) in zip(names, operators, strict=True):
-        _require_exportable(op)
+        _require_exportable(op, noise)
         key = id(op.array)
         owner = owners.setdefault(key, name)
         # Floats of one region at a time: all of them would be a second copy of the model.
@@ -110,7 +112,14 @@ def _unique(names: list[str]) -> list[str]:
     return result
 
 
-def _require_exportable(op: AnalogOp) -> None:
+def _require_exportable(op: AnalogOp, noise: NoiseKind) -> None:
+    signals = [model.model for model in op.array.noise if acts_on_signals(model)]
+    if signals and noise != "none":
+        raise ExportError(
+            f"region '{op.region.name}': '{signals[0]}' is about drivers, columns or converters of "
+            "a chip, which an ONNX graph does not hold; export the ideal ones (noise=None), or "
+            "keep the chip with save_chip()"
+        )
     if not op.is_calibrated:
         raise CalibrationError(
             f"region '{op.region.name}' has a converter without a range; call "
