@@ -18,7 +18,7 @@ from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import SMALLEST, Converter
 from analogize.crossbar.fresh import fresh_weights
-from analogize.crossbar.periphery import signals_of
+from analogize.crossbar.periphery import has_signals, signals_of
 from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
 from analogize.crossbar.side import DigitalSide, make_side
@@ -93,6 +93,7 @@ class AnalogOp(nn.Module):
         dac, adc, array = self.dac, self.adc, self.array
         self._stages = derive(dac, array, adc, self.product, self.tile_size)
         self._noisy_stages = with_noise(self._stages, array)
+        self._has_signals = has_signals(array)
 
         # Attributes, not properties: every forward pass asks.
         needs_range = (dac,) if adc.covers_all else (dac, adc)
@@ -170,8 +171,10 @@ class AnalogOp(nn.Module):
             used = self.array.whole(used)
         stages = self._stages
         if mode != "off":
-            signals = signals_of(self, mode == "programmed")
-            stages = self._noisy_stages._replace(signals=signals)
+            stages = self._noisy_stages
+            if self._has_signals:
+                signals = signals_of(self, mode == "programmed")
+                stages = stages._replace(signals=signals)
         y = self._convert(x, weight, used, tiles or product, stages, dtypes)
         if mode == "programmed" and self.array.correction is not None:
             y = y * self.array.correction.to(y.dtype)

@@ -25,8 +25,8 @@ def has_signals(array: WeightArray) -> bool:
     return any(map(acts_on_signals, array.noise))
 
 
-def signals_of(op: AnalogOp, programmed: bool) -> Signals | None:
-    """What the chip's, or this pass's, periphery does to the signals of ``op``; None for nothing.
+def signals_of(op: AnalogOp, programmed: bool) -> Signals:
+    """What the chip's, or this pass's, periphery does to the signals of ``op``.
 
     Args:
         op: the operator.
@@ -36,8 +36,6 @@ def signals_of(op: AnalogOp, programmed: bool) -> Signals | None:
         ChipError: the chip does not say what its converters are.
     """
     array = op.array
-    if not has_signals(array):
-        return None
     stages = op._stages
     full = float(torch.as_tensor(array.full).abs().max()) if array.clips else 0.0
     largest = 0.0 if stages.x_scale is None else max(-stages.x_low, stages.x_high)
