@@ -169,12 +169,7 @@ class AnalogOp(nn.Module):
         used, dtypes = self._weights(x, weight, mode, through), self._dtypes(x)
         if tiles is None:
             used = self.array.whole(used)
-        stages = self._stages
-        if mode != "off":
-            stages = self._noisy_stages
-            if self._has_signals:
-                signals = signals_of(self, mode == "programmed")
-                stages = stages._replace(signals=signals)
+        stages = self._stages_in(mode)
         y = self._convert(x, weight, used, tiles or product, stages, dtypes)
         if mode == "programmed" and self.array.correction is not None:
             y = y * self.array.correction.to(y.dtype)
@@ -201,6 +196,13 @@ class AnalogOp(nn.Module):
         else:
             y = Differentiable.apply(x, weight, used, self.array, how, stages, dtypes)[0]
         return y
+
+    def _stages_in(self, mode: NoiseMode) -> Stages:
+        if mode == "off":
+            return self._stages
+        if not self._has_signals:
+            return self._noisy_stages
+        return self._noisy_stages._replace(signals=signals_of(self, mode == "programmed"))
 
     def _effective_mode(self) -> NoiseMode:
         if self.mode is not None:
