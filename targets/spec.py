@@ -23,9 +23,10 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from analogize.display.tables import html
-from analogize.targets.base import Bits, Count, Level, Spec, Text, refuse
+from analogize.targets.base import Bits, Count, Spec, Text, refuse
 from analogize.targets.check import (
     check_converters,
+    check_cost,
     check_devices,
     check_digits,
     check_output,
@@ -33,6 +34,7 @@ from analogize.targets.check import (
     check_signals,
 )
 from analogize.targets.conductance import Conductance
+from analogize.targets.cost import Cost
 from analogize.targets.dialect import dump
 from analogize.targets.noise import FixedSNRNoise, GaussianNoise, NoiseModel
 from analogize.targets.overrides import check_overrides
@@ -183,16 +185,6 @@ class Array(Spec):
     )
 
 
-class Cost(Spec):
-    """Energies for the first-order estimate of ``summary``, in picojoules."""
-
-    adc: Level | None = Field(default=None, description="Energy of one ADC conversion, pJ.")
-    dac: Level | None = Field(default=None, description="Energy of one DAC conversion, pJ.")
-    digital_mac: Level | None = Field(
-        default=None, description="Energy of one digital multiply-accumulate, pJ."
-    )
-
-
 class Digital(Spec):
     """What stays digital even though an array could hold it."""
 
@@ -281,7 +273,7 @@ class Target(Spec):
     adc: Converter = Field(default=Converter(), description="Outputs of the array.")
     array: Array | None = Field(default=None, description="Size of a tile; null: unlimited.")
     cost: Cost | None = Field(
-        default=None, description="Energies for the estimate in the summary; null: unknown."
+        default=None, description="Figures for the estimate in the summary; null: unknown."
     )
     digital: Digital = Field(default=Digital(), description="What is never mapped to the array.")
     overrides: tuple[Override, ...] = Field(
@@ -296,6 +288,7 @@ class Target(Spec):
         check_signals(self)
         check_converters(self)
         check_digits(self)
+        check_cost(self)
         check_overrides(self)
         return self
 

@@ -26,6 +26,18 @@ from analogize.targets.spec import (
     Weights,
 )
 
+_FIGURES = {
+    "adc": "pJ an ADC conversion",
+    "dac": "pJ a DAC conversion",
+    "mac": "pJ an analog MAC",
+    "mvm": "pJ an MVM of a tile",
+    "tops_per_watt": "TOPS/W of full tiles",
+    "mvm_power": "mW a tile at work",
+    "mvm_latency": "ns an MVM",
+    "tile_area": "mm2 a tile",
+    "digital_mac": "pJ a digital MAC",
+}
+
 
 def settings(target: Target) -> list[tuple[str, str]]:
     """What a target says, part by part, in plain words."""
@@ -39,7 +51,7 @@ def settings(target: Target) -> list[tuple[str, str]]:
         ("DAC", _converter(target.dac)),
         ("ADC", _converter(target.adc)),
         ("array", _array(target.array)),
-        ("energies", _cost(target.cost)),
+        ("cost", _cost(target.cost)),
         ("digital", _digital(target.digital)),
     ]
     for override in target.overrides:
@@ -68,8 +80,7 @@ def _array(array: Array | None) -> str:
 
 def _cost(cost: Cost | None) -> str:
     figures = {} if cost is None else cost.model_dump(exclude_none=True)
-    words = {"adc": "an ADC conversion", "dac": "a DAC conversion", "digital_mac": "a digital MAC"}
-    return ", ".join(f"{figures[key]:g} pJ {words[key]}" for key in figures) or "not known"
+    return ", ".join(f"{value:g} {_FIGURES[key]}" for key, value in figures.items()) or "not known"
 
 
 def _conductance(mapping: Conductance) -> str:

@@ -110,8 +110,11 @@ def _attempt(
         digital, total = _audit(rewritten, request, original, digital, compare=name != "fx")
     elif original is not None:
         digital = _with_left(digital, original.left)
-    example = None if request.example is None else request.example.of_one_sample()
-    report = Report(target.name, tuple(digital), total, log, name, declined, target, example)
+    example, samples = None, 1
+    if request.example is not None:
+        example, samples = request.example.of_one_sample(), request.example.samples
+    left = tuple(digital)
+    report = Report(target.name, left, total, log, name, declined, target, example, samples)
     rewritten.report = report  # type: ignore[assignment]
     arrange(operators(rewritten))
     call_as_one_pass(rewritten)

@@ -47,6 +47,10 @@ Draw = Annotated[
     Path | None, typer.Option("--draw", metavar="FILE.svg", help="Draw the graph as well.")
 ]
 
+Cost = Annotated[
+    bool, typer.Option("--cost", help="Show what every layer costs of one inference as well.")
+]
+
 
 def summary_command(
     model: Model,
@@ -64,6 +68,7 @@ def summary_command(
     allow_functions: AllowFunctions = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
+    cost: Cost = False,
 ) -> None:
     """Show what of a model becomes analog, what stays digital, and why.
 
@@ -92,6 +97,10 @@ def summary_command(
         typer.echo(json.dumps(told, indent=2) if as_json else found.to_csv(), nl=as_json)
     else:
         typer.echo(str(found), nl=False)
+    if cost:
+        work = found.work
+        table = "the work is unknown without --input or data" if work is None else work.table()
+        typer.echo(table, err=as_json or as_csv)
     if draw is not None:
         typer.echo(f"drawing: {found.draw(draw)}", err=as_json or as_csv)
 

@@ -25,6 +25,13 @@ class Call:
         """The same call with every tensor on ``device``."""
         return Call(_move(self.args, device), _move(dict(self.kwargs), device))
 
+    @property
+    def samples(self) -> int:
+        """How many samples it has, where all tensors have one batch dimension; 1 otherwise."""
+        leaves, _ = tree_flatten((self.args, dict(self.kwargs)))
+        sizes = {t.shape[0] if t.ndim else 0 for t in leaves if isinstance(t, Tensor)}
+        return max(1, sizes.pop()) if len(sizes) == 1 else 1
+
     def of_one_sample(self) -> Call:
         """The call with the first sample alone, where all tensors have one batch dimension."""
         leaves, structure = tree_flatten((self.args, dict(self.kwargs)))

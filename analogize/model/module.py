@@ -48,6 +48,7 @@ class Report:
         declined: front ends that were tried or skipped before it, each with its reason.
         settings: the target in full; None where a file had only parts of it.
         example: how the model was called for it, of one sample where that is enough; or None.
+        samples: how many samples the example inputs were.
     """
 
     target: str
@@ -58,6 +59,7 @@ class Report:
     declined: tuple[str, ...] = ()
     settings: Target | None = field(default=None, repr=False)
     example: Call | None = field(default=None, repr=False, compare=False)
+    samples: int = 1
 
 
 class _NoHooks(OrderedDict[int, Any]):

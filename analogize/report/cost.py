@@ -1,60 +1,129 @@
-"""A first-order estimate of what one run of the example inputs costs on the hardware.
+"""A first-order estimate of what one inference costs on the hardware: energy, latency, area.
 
 For a region whose matrix has ``groups`` blocks of K rows and N columns, on tiles of R x C, and that
-multiplies V vectors (its multiply-accumulates over groups K N)::
+multiplies V vectors an inference (its multiply-accumulates over groups K N)::
 
-    ADC conversions = V groups N ceil(K / R) i w     i, w: digits of an input, of a weight
-    DAC conversions = V groups K ceil(N / C) i w     each digit of a weight has tiles of its own
+    tile MVMs       = V groups ceil(K / R) ceil(N / C) i w    i, w: digits of an input, of a weight
+    ADC conversions = V groups N ceil(K / R) i w
+    DAC conversions = V groups K ceil(N / C) i w    each digit of a weight has tiles of its own
 
-With ``tiling: false`` the sum is converted once for all tiles: ceil(K / R) and the digits become 1;
-without an array size so does ceil(N / C). A converter without bits converts nothing. ::
+With ``tiling: false`` the sum is converted once for all tiles: ceil(K / R) of the conversions and
+the digits become 1; without an array size so does ceil(N / C), and a matrix is one tile. Blocks of
+a grouped product that share a tile share its MVM. A converter without bits converts nothing. ::
 
-    energy = ADC conversions e_ADC + DAC conversions e_DAC + digital multiply-accumulates e_MAC
+    energy  = analog + digital multiply-accumulates e_MAC
+    analog  = ADC conversions e_ADC + DAC conversions e_DAC, or
+              tile MVMs e_MVM, or multiply-accumulates e_MAC    as the target's ``cost`` gives it
+    latency = sum over regions of V i t_MVM    tiles of a region at once, one vector after another
+    interval = the largest of them             regions as a pipeline
+    area    = tiles a_tile
 
-with the target's ``cost`` figures; where it has not all of them, the energy of the parts that it
-knows, and the rest named. The cells' own energy, wires, memory, control, additions of partial sums
-and everything digital that is no product are left out: a lower bound, no prediction.
+A lower bound, no prediction: ``Work.uncounted`` names what is left out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from analogize.crossbar.ops import AnalogOp
 from analogize.devices.slicing import digits_of
+from analogize.devices.tiles import blocks_a_tile, count
+from analogize.display.tables import text
+from analogize.product import Convolution
+from analogize.report.cost_table import cost_table
 from analogize.targets.spec import Cost
 
-FORMULA = "ADC conversions e_ADC + DAC conversions e_DAC + digital multiply-accumulates e_MAC"
+_CONVERTERS = (
+    "cells, drivers, wires, memory, control, additions of partial sums, digital operations that "
+    "are no products"
+)
+_TILES = (
+    "what the published figure leaves out, memory and wires between tiles, additions of partial "
+    "sums, digital operations that are no products"
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one region takes for one inference.
+
+    Attributes:
+        region: its name.
+        tiles: crossbar tiles; 0 where another region's array is used, None without a size.
+        vectors: vectors that are multiplied.
+        mvms: multiplications of a vector by a tile.
+        steps: of them, one after another.
+        adc: ADC conversions.
+        dac: DAC conversions.
+        macs: multiply-accumulates.
+        used: share of its tiles' cells that are in use.
+        energy: picojoules of what the target gives figures of; None where it gives none.
+        latency: nanoseconds, or None.
+    """
+
+    region: str
+    tiles: int | None
+    vectors: int
+    mvms: int
+    steps: int
+    adc: int
+    dac: int
+    macs: int
+    used: float | None
+    energy: float | None
+    latency: float | None
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the example inputs take; None where it is unknown.
+    """What one inference takes; None where it is unknown.
 
     Attributes:
         tiles: crossbar tiles, shared ones once; None without an array size.
-        adc: ADC conversions.
-        dac: DAC conversions.
-        analog_macs: multiply-accumulates of the analog regions.
-        digital_macs: those of the products left digital.
-        figures: the target's energies, or None.
+        layers: every analog region.
+        digital_macs: multiply-accumulates of the products left digital.
+        figures: the target's, or None.
+        samples: inferences of the example inputs, which everything is divided by.
     """
 
     tiles: int | None
-    adc: int
-    dac: int
-    analog_macs: int
+    layers: tuple[Layer, ...]
     digital_macs: int
     figures: Cost | None
+    samples: int = 1
+
+    @property
+    def adc(self) -> int:
+        """ADC conversions."""
+        return sum(layer.adc for layer in self.layers)
+
+    @property
+    def dac(self) -> int:
+        """DAC conversions."""
+        return sum(layer.dac for layer in self.layers)
+
+    @property
+    def mvms(self) -> int:
+        """Multiplications of a vector by a tile."""
+        return sum(layer.mvms for layer in self.layers)
+
+    @property
+    def analog_macs(self) -> int:
+        """Multiply-accumulates of the analog regions."""
+        return sum(layer.macs for layer in self.layers)
 
     @property
     def _parts(self) -> tuple[tuple[int, float | None, str], ...]:
         cost = self.figures or Cost()
+        digital = (self.digital_macs, cost.digital_mac, "digital multiply-accumulates")
+        if cost.of_a_tile:
+            return (digital,)
         return (
             (self.adc, cost.adc, "ADC conversions"),
             (self.dac, cost.dac, "DAC conversions"),
-            (self.digital_macs, cost.digital_mac, "digital multiply-accumulates"),
+            digital,
         )
 
     @property
@@ -63,70 +132,149 @@ class Work:
         return tuple(name for count, each, name in self._parts if count and each is None)
 
     @property
+    def uncounted(self) -> str:
+        """What no figure of the target is about, in words."""
+        return _TILES if (self.figures or Cost()).of_a_tile else _CONVERTERS
+
+    @property
     def known_energy(self) -> float:
-        """Picojoules for the example inputs of what the target gives an energy of."""
-        return sum(count * (each or 0.0) for count, each, _ in self._parts)
+        """Picojoules an inference of what the target gives an energy of."""
+        digital = (self.figures or Cost()).digital_mac or 0.0
+        return sum(x.energy or 0.0 for x in self.layers) + self.digital_macs * digital
 
     @property
     def energy(self) -> float | None:
-        """Picojoules for the example inputs; None where the target lacks a figure that counts."""
+        """Picojoules an inference; None where the target lacks a figure that counts."""
         return None if self.figures is None or self.unknown else self.known_energy
+
+    @property
+    def tops_per_watt(self) -> float | None:
+        """Operations (two a multiply-accumulate) per picojoule of the known energy."""
+        macs = self.analog_macs + (self.digital_macs if "digital" not in str(self.unknown) else 0)
+        return 2 * macs / self.known_energy if self.known_energy else None
+
+    @property
+    def latency(self) -> float | None:
+        """Nanoseconds an inference, one region after another; None without a latency."""
+        known = [layer.latency for layer in self.layers if layer.latency is not None]
+        return sum(known) if len(known) == len(self.layers) else None
+
+    @property
+    def interval(self) -> float | None:
+        """Nanoseconds from one inference to the next, with all regions at work at once."""
+        known = [layer.latency for layer in self.layers if layer.latency is not None]
+        return max(known) if len(known) == len(self.layers) else None
+
+    @property
+    def area(self) -> float | None:
+        """Square millimetres of all tiles, or None."""
+        each = (self.figures or Cost()).tile_area
+        return None if each is None or self.tiles is None else each * self.tiles
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary a region, for tables and files; energies in pJ, latencies in ns."""
+        return [vars(layer) for layer in self.layers]
+
+    def table(self) -> str:
+        """What every region takes, as a table, and the sums below."""
+        return text(cost_table(self.layers), str(self))
 
     def __str__(self) -> str:
         tiles = "" if self.tiles is None else f"{self.tiles} tiles, "
-        text = (
-            f"estimate for the example inputs: {tiles}{self.adc:,} ADC and {self.dac:,} DAC "
-            f"conversions, {self.analog_macs:,} analog and {self.digital_macs:,} digital "
-            "multiply-accumulates"
+        words = (
+            f"estimate per inference: {tiles}{self.mvms:,} MVMs of a tile, {self.adc:,} ADC and "
+            f"{self.dac:,} DAC conversions, {self.analog_macs:,} analog and "
+            f"{self.digital_macs:,} digital multiply-accumulates"
         )
         if self.figures is None:
-            return f"{text}; the target gives no energies"
-        energy = f"{text}; {self.known_energy * 1e-6:.4g} uJ = {FORMULA}"
-        if not self.unknown:
-            return energy
-        unknown = " and ".join(self.unknown)
-        return f"{energy}, without {unknown}: the target gives no energy of them"
+            return f"{words}; the target gives no energies"
+        if self.known_energy:
+            words += f"; {self.known_energy * 1e-6:.4g} uJ ({self.tops_per_watt:.3g} TOPS/W)"
+        if self.latency is not None and self.interval is not None:
+            words += f"; {self.latency * 1e-3:.4g} us, one every {self.interval * 1e-3:.4g} us"
+        if self.area is not None:
+            words += f"; {self.area:.4g} mm2"
+        if self.unknown:
+            words += f", without {' and '.join(self.unknown)}: the target gives no energy of them"
+        return f"{words}. Not counted: {self.uncounted}"
 
 
-def conversions(op: AnalogOp) -> tuple[int, int] | None:
-    """(ADC, DAC) conversions of one operator on the example inputs; None if its work is unknown."""
+def _layer(op: AnalogOp, region: str, samples: int, owns: bool, cost: Cost) -> Layer | None:
+    """What one operator takes an inference; None if its work is unknown."""
     if op.region.macs is None:
         return None
+    macs = op.region.macs // samples
     groups, rows, columns = op.product.matrix(op.array.shape)
-    vectors = op.region.macs // (groups * rows * columns)
+    vectors = macs // (groups * rows * columns)
     size, high, wide, serial, slices = op.tile_size, 1, 1, 1, 1
+    tiles, mvms_a_vector, used = None, groups, None
     if size is not None:
-        wide = ceil(columns / size.cols)
+        shape, each = op.array.shape, op.array.cells_a_weight
+        wide, down = ceil(columns / size.cols), ceil(rows / size.rows)
+        together = max(1, blocks_a_tile(op.product, shape, size.rows, size.cols))
+        mvms_a_vector = ceil(groups / together) * down * wide * each
+        tiles = count(op.product, shape, size.rows, size.cols) * each
+        used = groups * rows * columns * each / (tiles * size.rows * size.cols)
         if size.tiling:
-            high, slices = ceil(rows / size.rows), op.array.cells_a_weight
+            high, slices = down, each
             if size.input_bits is not None and op.dac.scale is not None:
                 ends = (op.dac.low, op.dac.high)
                 serial = digits_of(max(abs(float(end)) for end in ends), size.input_bits)
+    mvms = vectors * mvms_a_vector * serial
     adc = vectors * groups * columns * high * serial * slices if op.adc.bits is not None else 0
     dac = vectors * groups * rows * wide * serial * slices if op.dac.bits is not None else 0
-    return adc, dac
+    latency = None if cost.mvm_latency is None else vectors * serial * cost.mvm_latency
+    energy = cost.analog(size, mvms, macs, adc, dac)
+    return Layer(
+        region,
+        tiles if owns or tiles is None else 0,
+        vectors,
+        mvms,
+        vectors * serial,
+        adc,
+        dac,
+        macs,
+        used,
+        energy,
+        latency,
+    )
 
 
 def estimate(
-    operators: tuple[AnalogOp, ...], tiles: int | None, total_macs: int | None
+    operators: tuple[tuple[str, AnalogOp], ...],
+    tiles: int | None,
+    total_macs: int | None,
+    samples: int = 1,
 ) -> Work | None:
-    """The work of ``operators``, and of what was left digital; None if some of it is unknown.
+    """The work of one inference, analog and digital; None if some of it is unknown.
 
     Args:
-        operators: a model's analog operators.
+        operators: a model's analog operators, by name.
         tiles: what they occupy.
         total_macs: multiply-accumulates of the whole model on the example inputs.
+        samples: samples in the example inputs.
     """
-    each = [conversions(op) for op in operators]
-    analog = sum(op.region.macs or 0 for op in operators)
-    if total_macs is None or not each or any(one is None for one in each):
+    if total_macs is None or not operators:
         return None
-    known = [one for one in each if one is not None]
-    return Work(
-        tiles=tiles,
-        adc=sum(adc for adc, _ in known),
-        dac=sum(dac for _, dac in known),
-        analog_macs=analog,
-        digital_macs=max(0, total_macs - analog),
-        figures=operators[0].cost,
-    )
+    macs = [op.region.macs or 0 for _, op in operators]
+    first = operators[0][1]
+    if not _is_batched(first) or any(each % samples for each in macs):
+        samples = 1
+    cost, met = first.cost or Cost(), set[int]()
+    layers = []
+    for name, op in operators:
+        layers.append(_layer(op, name, samples, id(op.array) not in met, op.cost or cost))
+        met.add(id(op.array))
+    known = [layer for layer in layers if layer is not None]
+    if len(known) < len(layers):
+        return None
+    digital = max(0, total_macs - sum(macs)) // samples
+    return Work(tiles, tuple(known), digital, first.cost, samples)
+
+
+def _is_batched(op: AnalogOp) -> bool:
+    shape = op.region.input_shape
+    if shape is None:
+        return False
+    inner = op.product.dimensions + 1 if isinstance(op.product, Convolution) else 1
+    return len(shape) > inner

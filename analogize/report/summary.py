@@ -220,7 +220,12 @@ def summary(model: nn.Module) -> Summary:
         model,
         report.capture,
         report.declined,
-        estimate(tuple(one.op for one in found), tiles, report.total_macs),
+        estimate(
+            tuple((one.region.name, one.op) for one in found),
+            tiles,
+            report.total_macs,
+            report.samples,
+        ),
         losses(found),
     )
 

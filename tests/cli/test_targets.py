@@ -73,7 +73,7 @@ def test_show_has_formulas_and_energies() -> None:
     pcm, isaac = invoke("show", "pcm_joshi2020").output, invoke("show", "isaac").output
 
     assert "programming noise, sigma(G) = 0.26348 + 1.965 x - 1.1731 x^2 uS, x = G / 25" in pcm
-    assert "energies      not known" in pcm
+    assert "cost          not known" in pcm
     assert "1.5625 pJ an ADC conversion, 0.390625 pJ a DAC conversion" in isaac
 
 
