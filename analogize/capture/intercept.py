@@ -33,6 +33,7 @@ from analogize.model.expression import (
     item,
     leaf,
 )
+from analogize.model.transforms import plain
 from analogize.passes.signature import PRODUCTS, RULES
 from analogize.product import BatchedLinear, Convolution, Product
 
@@ -313,8 +314,14 @@ def _writes(func: Any, kwargs: Any) -> bool:
 
 
 def _place(tensor: Tensor) -> int | None:
-    """Where a tensor's memory begins; None where it has no single one, as a sparse tensor."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else None
+    """Where a tensor's memory begins; None where it has no single one, as a sparse tensor.
+
+    Of a tensor that transforms of torch.func wrap, of the one inside.
+    """
+    found = plain(tensor)
+    if found is None or found.layout is not torch.strided:
+        return None
+    return found.untyped_storage().data_ptr()
 
 
 def _stable(func: Any) -> Any:

@@ -18,21 +18,26 @@ memory than the digital model.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from analogize.crossbar import straight
 from analogize.crossbar.array import WeightArray
-from analogize.crossbar.rounding import can_fuse, convert, quantized
+from analogize.crossbar.rounding import convert
 from analogize.crossbar.spans import Spans
+from analogize.crossbar.straight import (
+    input_codes,
+    inputs_of_gradient,
+    stop_outside,
+    stop_saturated,
+)
 from analogize.devices.reading import Disturbance
 from analogize.devices.signals import Signals
 from analogize.product import Product
 from analogize.quantize import Bound
-
-aten = torch.ops.aten
 
 
 class Stages(NamedTuple):
@@ -122,13 +127,16 @@ class Differentiable(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients for x and weight."""
         if grad is None:
             return (None,) * 7
         x, weight, excess = ctx.saved_tensors
         stages: Stages = ctx.stages
+        if straight.is_wanted():
+            made = partial(linearized, array=ctx.array, product=ctx.product, stages=stages)
+            found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=excess))
+            return *found, None, None, None, None, None
         dtype = ctx.dtypes.product
         if excess is not None:
             grad = stop_saturated(grad, excess)
@@ -149,6 +157,40 @@ class Differentiable(torch.autograd.Function):
         return grad_x, grad_w, None, None, None, None, None
 
 
+def linearized(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    array: WeightArray,
+    product: Product,
+    stages: Stages,
+    dtypes: Dtypes,
+    beyond: Tensor | None,
+) -> Tensor:
+    """What gradients see of the product, in plain operators: straight through, clean weights."""
+    operands = straight.operands(x, weight, array, stages, dtypes.product)
+    y = product.forward(*operands).to(dtypes.output)
+    return y if beyond is None else torch.where(beyond != 0, 0.0, y)
+
+
+def transformed(
+    x: Tensor,
+    weight: Tensor,
+    used: Tensor,
+    array: WeightArray,
+    product: Product,
+    stages: Stages,
+    dtypes: Dtypes,
+) -> Tensor:
+    """The forward pass in plain operators, which any transform of torch.func can follow."""
+    fixed = array, product, stages, dtypes
+    y, beyond = Differentiable.forward(x.detach(), weight.detach(), used, *fixed)
+    made = linearized(
+        x, weight, array=array, product=product, stages=stages, dtypes=dtypes, beyond=beyond
+    )
+    return straight.through(y, made)
+
+
 def _accumulate(
     x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: Dtypes
 ) -> Tensor:
@@ -163,45 +205,3 @@ def _accumulate(
             acc = product.forward(codes, weights)
     acc = acc if stages.disturb is None else stages.disturb(acc, codes, weights, product)
     return acc if stages.signals is None else stages.signals.outputs(acc)
-
-
-def stop_saturated(grad: Tensor, excess: Tensor) -> Tensor:
-    """``grad`` where ``excess``, one byte an element, is 0, else 0; a new tensor."""
-    if torch.compiler.is_compiling():
-        # Arithmetic instead of a comparison: Inductor's CPU code for boolean tensors is slow.
-        return grad * (1 - excess.to(grad.dtype).abs())
-    if can_fuse(grad):  # there the conversion is a part of the kernel
-        return aten.hardtanh_backward(grad, excess, -0.5, 0.5)  # type: ignore[no-any-return]
-    like = excess.to(grad.dtype)
-    return aten.hardtanh_backward.grad_input(grad, like, -0.5, 0.5, grad_input=like)  # type: ignore[no-any-return]
-
-
-def stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
-    """``grad`` where the DAC does not saturate at ``x``, else 0; may overwrite ``grad``."""
-    if stages.x_scale is None or stages.spans is not None:
-        return grad
-    if torch.compiler.is_compiling():
-        rounded = (x / stages.x_scale).round()
-        beyond = rounded - rounded.clamp(stages.x_low, stages.x_high)
-        return grad * (1 - beyond.abs().clamp(max=1))
-    return aten.hardtanh_backward.grad_input(grad, x, *stages.x_edges, grad_input=grad)  # type: ignore[no-any-return]
-
-
-def input_codes(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
-    """The DAC: zero-centred codes of ``x`` in ``dtype``, or ``x`` itself without a DAC."""
-    if stages.x_scale is None:
-        return x.to(dtype)
-    if stages.spans is not None:
-        return stages.spans.codes(x, stages.x_scale).to(dtype)
-    return quantized(x, stages.x_scale, stages.x_low, stages.x_high, None, dtype)
-
-
-def inputs_of_gradient(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
-    """What the weights' gradient multiplies by: input codes, in the model's units with ``spans``.
-
-    One step for all inputs is cheaper to multiply by afterwards.
-    """
-    codes = input_codes(x, stages, dtype)
-    if stages.spans is None or stages.x_scale is None:
-        return codes
-    return codes.mul_(stages.spans.measure(x)[0] * stages.x_scale)

@@ -17,6 +17,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.seeds import version
 from analogize.devices.cells import Reading, from_cells, read_cells
 from analogize.devices.random import Draws, Place, large_draw
+from analogize.model import transforms
 from analogize.model.one_pass import Pass, compiled_seed, running_pass
 from analogize.targets import noise as models
 
@@ -176,6 +177,7 @@ def _plain_weight(op: AnalogOp) -> Tensor | None:
     if op.observer is not None or op.draws_noise is False or stored is None:
         return None
     weight = stored.plain()
+    weight = None if weight is None else transforms.plain(weight)
     if weight is None or weight.shape != op.array.shape or not weight.is_contiguous():
         return None
     return weight if type(weight) in (Tensor, nn.Parameter) else None

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer
+from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer, transformed
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import SMALLEST, Converter
 from analogize.crossbar.fresh import fresh_weights
@@ -25,7 +25,9 @@ from analogize.crossbar.side import DigitalSide, make_side
 from analogize.crossbar.stages import derive, in_units_of_range, with_noise
 from analogize.crossbar.tiled import TiledDifferentiable, Tiles, cut
 from analogize.crossbar.tiled import infer as infer_tiled
-from analogize.errors import CalibrationError
+from analogize.crossbar.tiled import transformed as transformed_tiled
+from analogize.errors import CalibrationError, ChipError, EvaluationError
+from analogize.model import transforms
 from analogize.model.expression import Expression
 from analogize.model.parts import by_part
 from analogize.model.running import standing_for
@@ -101,7 +103,8 @@ class AnalogOp(nn.Module):
         has_ranges = all(c.bits is None or c.scale is not None for c in needs_range)
         self.is_calibrated = has_ranges and not is_pending
         converts = self._stages.y_scale is not None
-        self._is_bare = dac.scale is None and not converts and not array.clips and not is_pending
+        is_bare = dac.scale is None and not converts and not array.clips
+        self._is_bare = is_bare and self.is_calibrated
 
     @property
     def is_exact(self) -> bool:
@@ -186,6 +189,8 @@ class AnalogOp(nn.Module):
     ) -> Tensor:
         """The product with the weights ``used``, differentiable where something asks for it."""
         differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        if transforms.are_active():
+            return self._transformed(x, weight, used, how, stages, dtypes)
         if isinstance(how, Tiles):
             if not differentiable:
                 return infer_tiled(x, used, how, stages, dtypes)
@@ -202,7 +207,30 @@ class AnalogOp(nn.Module):
             return self._stages
         if not self._has_signals:
             return self._noisy_stages
-        return self._noisy_stages._replace(signals=signals_of(self, mode == "programmed"))
+        with transforms.disabled():
+            return self._noisy_stages._replace(signals=signals_of(self, mode == "programmed"))
+
+    def _transformed(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        used: Tensor,
+        how: Product | Tiles,
+        stages: Stages,
+        dtypes: Dtypes,
+    ) -> Tensor:
+        fixed = stages, dtypes
+        try:
+            if isinstance(how, Tiles):
+                return transformed_tiled(x, weight, used, self.array, how, *fixed)
+            return transformed(x, weight, used, self.array, how, *fixed)
+        except RuntimeError as cause:
+            if "randomness" not in str(cause):
+                raise
+            raise EvaluationError(
+                f"region '{self.region.name}' draws noise for every product, and vmap has to know "
+                "whether its samples share it: vmap(..., randomness='different'), or 'same'"
+            ) from cause
 
     def _effective_mode(self) -> NoiseMode:
         if self.mode is not None:
@@ -219,16 +247,23 @@ class AnalogOp(nn.Module):
         """The weights of this forward pass in array units."""
         if mode == "programmed":
             now = weight if through is None else self.stored.value()
+            if transforms.are_active() and transforms.plain(now) is None:
+                raise ChipError(
+                    f"region '{self.region.name}' has a programmed chip, which belongs to one set "
+                    "of weights, and vmap maps over several; erase(model) first"
+                )
             groups, rows, _ = self.product.matrix(self.array.shape)
-            chip = self.array.programmed(now, self.stored, x.numel() // max(1, groups * rows))
+            inputs = x.numel() // max(1, groups * rows)
+            chip = transforms.outside(lambda w: self.array.programmed(w, self.stored, inputs), now)
             return chip if through is None else through(chip)
         with torch.no_grad():
             if mode == "off":
-                return self.array.digits(self.array.clean(weight.detach()))
+                clean = self.array.clean
+                return transforms.outside(lambda w: self.array.digits(clean(w.detach())), weight)
             whole = weight if through is None else self._whole(weight)
-            if through is None or whole is None:
-                return fresh_weights(self, weight)
-            return through(fresh_weights(self, whole))
+            used = weight if whole is None else whole
+            drawn = transforms.outside(lambda w: fresh_weights(self, w), used)
+            return drawn if through is None or whole is None else through(drawn)
 
     def _whole(self, part: Tensor) -> Tensor | None:
         """The weight that ``part`` was chosen from, or None where it is not to be had."""
@@ -281,6 +316,11 @@ class AnalogOp(nn.Module):
         Raises:
             CalibrationError: they are given more.
         """
+        if transforms.are_active():
+            raise CalibrationError(
+                f"region '{self.region.name}' met nothing but zeros in calibration, and cannot see "
+                "what it is given within torch.func; call calibrate(model, loader) first"
+            )
         y = product.forward(*autocast(x, weight))
         for name, converter, values in (("DAC", self.dac, x), ("ADC", self.adc, y)):
             largest = float(values.detach().abs().max()) if values.numel() else 0.0

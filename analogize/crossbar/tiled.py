@@ -10,24 +10,25 @@ saturates. A full-range ADC, which digits need, does not saturate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from analogize.crossbar.arithmetic import (
-    Dtypes,
-    Stages,
+from analogize.crossbar import straight
+from analogize.crossbar.arithmetic import Dtypes, Stages
+from analogize.crossbar.array import WeightArray
+from analogize.crossbar.rounding import convert
+from analogize.crossbar.straight import (
     input_codes,
     inputs_of_gradient,
     stop_outside,
     stop_saturated,
 )
-from analogize.crossbar.array import WeightArray
-from analogize.crossbar.rounding import convert
 from analogize.devices.signals import Part
 from analogize.devices.slicing import digits_of, split
 from analogize.devices.tiles import Piece, pieces
@@ -160,6 +161,45 @@ def _convert(
     return total.to(dtypes.output)
 
 
+def linearized(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    array: WeightArray,
+    tiles: Tiles,
+    stages: Stages,
+    dtypes: Dtypes,
+    beyond: Sequence[Tensor],
+) -> Tensor:
+    """As ``arithmetic.linearized``; ``beyond`` is that of every piece, or empty."""
+    inputs, weights = straight.operands(x, weight, array, stages, dtypes.product)
+    total: Tensor | None = None
+    for piece, outside in zip_longest(tiles.pieces, beyond):
+        y = piece.product.forward(piece.inputs(inputs), piece.weights(weights))
+        y = y if outside is None else torch.where(outside != 0, 0.0, y)
+        total = y if total is None else total + y
+    assert total is not None, "a product has at least one tile"
+    return total.to(dtypes.output)
+
+
+def transformed(
+    x: Tensor,
+    weight: Tensor,
+    used: Tensor,
+    array: WeightArray,
+    tiles: Tiles,
+    stages: Stages,
+    dtypes: Dtypes,
+) -> Tensor:
+    """As ``arithmetic.transformed``."""
+    fixed = array, tiles, stages, dtypes
+    y, *beyond = TiledDifferentiable.forward(x.detach(), weight.detach(), used, *fixed)
+    made = linearized(
+        x, weight, array=array, tiles=tiles, stages=stages, dtypes=dtypes, beyond=beyond
+    )
+    return straight.through(y, made)
+
+
 class TiledDifferentiable(torch.autograd.Function):
     """The forward pass with its explicit backward; returns (y, where each tile saturates...).
 
@@ -190,13 +230,16 @@ class TiledDifferentiable(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients for x and weight."""
         if grad is None:
             return (None,) * 7
         x, weight, *excesses = ctx.saved_tensors
         stages: Stages = ctx.stages
+        if straight.is_wanted():
+            made = partial(linearized, array=ctx.array, tiles=ctx.tiles, stages=stages)
+            found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=excesses))
+            return *found, None, None, None, None, None
         dtype = ctx.dtypes.product
         grad = grad.to(dtype)
         grads = [stop_saturated(grad, e) for e in excesses]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from analogize.model.sharding import whole
 from analogize.model.stored import StoredWeight
+from analogize.model.transforms import plain
 
 # Beyond so many bytes, calls with fewer inputs than this read one part in so many.
 _LARGE, _FEW_INPUTS, _PARTS = 2**24, 16, 16
@@ -78,7 +79,9 @@ class Witness:
 
     def _deciding(self, weight: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
         tensors: Sequence[Tensor] = stored.sources() if self._computed else (weight,)
-        return tuple(whole(t).detach() for t in tensors)
+        # Only what lies in memory has contents, not what transforms of torch.func wrap around it.
+        held = [(t, plain(t)) for t in tensors]
+        return tuple(whole(t if found is None else found).detach() for t, found in held)
 
     def _next(self) -> int:
         self._turn = (self._turn + 1) % _PARTS

@@ -240,7 +240,7 @@ def _() -> torch.Tensor:
 
 
 def _draw_seed() -> int:
-    with _disable_current_modes():
+    with _disable_current_modes(), torch._C._DisableFuncTorch():
         drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
