@@ -113,7 +113,7 @@ def assign(
     _check(max_drop, confidence, instances, screening)
     for batches in (data, test_data):
         if batches is not None:
-            check_arguments(batches, instances, seed)
+            seed = check_arguments(batches, instances, seed)
     loaded = load_target(target)
     analog, macs = _rewritten(model, data, loaded, calibration)
     with progress_bar(progress) as bar:

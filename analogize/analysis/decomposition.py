@@ -144,7 +144,7 @@ def bias_variance(
         ChipError: No analog operator, or no noise whose level could be set.
     """
     etas = noise_levels(eta)
-    check_arguments(data, instances, seed)
+    seed = check_arguments(data, instances, seed)
     if instances < 3:
         raise EvaluationError(
             f"instances is {instances}; a variance over chips and its error need at least 3"

@@ -155,7 +155,7 @@ def mutual_information(
         ChipError: No analog operator, or no noise whose level could be set.
     """
     etas = noise_levels(eta)
-    check_arguments(data, instances, seed)
+    seed = check_arguments(data, instances, seed)
     _check(samples, instances, bins, limits, neighbours)
     seeds = [chip_seed(seed, k) for k in range(instances)]
 

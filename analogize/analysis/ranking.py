@@ -24,7 +24,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip import clip_weights, noise_level, noise_mode, weight_of
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import operators
-from analogize.crossbar.seeds import region_seed
+from analogize.crossbar.seeds import integer, region_seed
 from analogize.errors import EvaluationError
 from analogize.evaluation.estimate import Result
 from analogize.evaluation.inference import unpack
@@ -179,7 +179,7 @@ def curvature_costs(
     arrays = _arrays(model)
     weights = [weight.requires_grad_() for _, weight in arrays.values()]
     squares = [torch.zeros_like(weight) for weight in weights]
-    generator = torch.Generator().manual_seed(region_seed(seed, "labels and signs"))
+    generator = torch.Generator().manual_seed(region_seed(integer(seed), "labels and signs"))
     device, samples = device_of(model), 0
     with noise_mode(model, "off"), torch.enable_grad():
         for index, batch in enumerate(data):

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from analogize.crossbar.seeds import integer
 from analogize.errors import ChipError
 
 Floats = npt.NDArray[np.float64]
@@ -191,6 +192,10 @@ class Chip:
     seed: int | None = None
     target: str = ""
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            object.__setattr__(self, "seed", integer(self.seed))
 
     @classmethod
     def measured(

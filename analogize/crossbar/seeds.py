@@ -8,19 +8,21 @@ from operator import index
 import torch
 from torch import Tensor
 
-from analogize.errors import ChipError
+from analogize.errors import AnalogizeError, ChipError
 
 
-def integer(seed: object) -> int:
-    """``seed`` as a plain integer, whatever type holds it.
+def integer(seed: object, error: type[AnalogizeError] = ChipError) -> int:
+    """``seed`` as a plain integer, whatever type holds it: one of NumPy's, or a tensor's element.
 
     Raises:
-        ChipError: it is none: 3.0 would be another chip than 3.
+        error: it is none: 3.0 would be another chip than 3, and True was meant for something else.
     """
-    try:
-        return index(seed)  # type: ignore[arg-type]
-    except TypeError as cause:
-        raise ChipError(f"seed {seed!r} is a {type(seed).__name__}; give an integer") from cause
+    if not (isinstance(seed, bool) or getattr(seed, "dtype", None) == torch.bool):
+        try:
+            return index(seed)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise error(f"seed {seed!r} is a {type(seed).__name__}; give an integer")
 
 
 def region_seed(seed: int, name: str) -> int:

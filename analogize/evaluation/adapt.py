@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from analogize.crossbar.chip import noise_mode
 from analogize.crossbar.ops import AnalogOp, operators
+from analogize.crossbar.seeds import integer
 from analogize.crossbar.side import can_branch, make_side
 from analogize.errors import CalibrationError
 from analogize.evaluation.head import bias_of, head_of, refit, scores_of
@@ -154,6 +155,7 @@ def adapt(
         CalibrationError: a setting is out of range, the data hold no batch, or the outputs are no
             finite scores (N, classes). The model is as before then.
     """
+    seed = integer(seed, CalibrationError)
     return Adaptation(data, teacher, head, steps, learning_rate, temperature, rank, shrink, seed)(
         model
     )

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 from analogize.crossbar.chip import noise_level, noise_mode, require_conditions, require_times
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.ops import operators
-from analogize.crossbar.seeds import chip_seed
+from analogize.crossbar.seeds import chip_seed, integer
 from analogize.errors import EvaluationError
 from analogize.evaluation.data_digest import data_digest
 from analogize.evaluation.deployment import Deployment, Remedy, drift_times
@@ -118,7 +118,7 @@ def evaluate(
             that lies outside the range of a noise model.
         CalibrationError: A converter was never calibrated.
     """
-    check_arguments(data, instances, seed)
+    seed = check_arguments(data, instances, seed)
     _check_precision(precision, instances, max_instances)
     etas, times = noise_levels(eta), drift_times(drift_time)
     scores = make_scores(metric, at_once)
@@ -180,16 +180,15 @@ def _level(eta: Any) -> float | None:
     return level
 
 
-def check_arguments(data: Any, instances: int, seed: int) -> None:
-    """Refuse arguments that no Monte Carlo run can start with.
+def check_arguments(data: Any, instances: int, seed: int) -> int:
+    """Refuse arguments that no Monte Carlo run can start with; the seed as a plain integer.
 
     Raises:
         EvaluationError: data that cannot be gone through more than once, or a wrong number.
     """
-    for name, value, least in (("instances", instances, 1), ("seed", seed, -math.inf)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            needed = "an integer" if name == "seed" else "an integer of at least 1"
-            raise EvaluationError(f"{name} is {value!r}; it must be {needed}")
+    seed = integer(seed, EvaluationError)
+    if not isinstance(instances, int) or isinstance(instances, bool) or instances < 1:
+        raise EvaluationError(f"instances is {instances!r}; it must be an integer of at least 1")
     if isinstance(data, Iterator):
         raise EvaluationError(
             f"the data are a {type(data).__name__}, which is used up after one chip; pass a "
@@ -204,6 +203,7 @@ def check_arguments(data: Any, instances: int, seed: int) -> None:
         raise EvaluationError(
             f"the data are of type {type(data).__name__}; pass a DataLoader or a list of batches"
         )
+    return seed
 
 
 def _check_precision(precision: float | None, instances: int, most: int) -> None:

@@ -16,7 +16,7 @@ from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode
 from analogize.crossbar.digest import target_digest
 from analogize.crossbar.noise import level
 from analogize.crossbar.ops import operators
-from analogize.crossbar.seeds import chip_seed
+from analogize.crossbar.seeds import chip_seed, integer
 from analogize.errors import SavingError, TrainingError
 from analogize.model.calls import Call
 from analogize.model.parts import report_of
@@ -96,7 +96,7 @@ class Distillation(L.LightningModule):
         self._teacher = Teacher(teacher if self.objective.needs_teacher else None, self._matched)
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self.noise = noise or TrainingNoise()
-        self.chips, self.seed = (chips if operators(student) else 0), seed
+        self.chips, self.seed = (chips if operators(student) else 0), integer(seed, TrainingError)
         self._loaded_epoch = 0
 
     # ------------------------------------------------------------------ training

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.ops import operators as all_operators
-from analogize.errors import ExportError
+from analogize.crossbar.seeds import integer
+from analogize.errors import ChipError, ExportError
 from analogize.model.calls import Call, example_call
 from analogize.model.module import AnalogModule
 from analogize.model.parts import report_of, unwrapped
@@ -176,11 +177,13 @@ def _noise(noise: Any) -> tuple[NoiseKind, int | None]:
         return "none", None
     if noise == "runtime" or noise == "programmed":
         return noise, None
-    if isinstance(noise, int) and not isinstance(noise, bool):
-        return "programmed", noise
-    raise ExportError(
-        f"noise={noise!r} is unknown; allowed are None, 'runtime', 'programmed' and a chip's seed"
-    )
+    try:
+        return "programmed", integer(noise)
+    except ChipError as cause:
+        raise ExportError(
+            f"noise={noise!r} is unknown; allowed are None, 'runtime', 'programmed' and a chip's "
+            "seed, an integer"
+        ) from cause
 
 
 def _check_sample(call: Call) -> None:
