@@ -78,7 +78,7 @@ def restore(model: nn.Module) -> None:
     for module in model.modules():
         if (origin := getattr(type(module), "_analog_origin", None)) is not None:
             module.__class__ = origin()[0]
-        for name in ("_analog_scope", "_analog_names", "_analog_name"):
+        for name in ("_analog_scope", "_analog_names", "_analog_name", "_analog_path"):
             module.__dict__.pop(name, None)
         allow_hooks(module)
         for name, child in list(module._modules.items()):

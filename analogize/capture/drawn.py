@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from analogize.capture.leaf import is_rewritten, own_forward
+from analogize.capture.watched import unwatched
 from analogize.crossbar.ops import AnalogOp
 from analogize.errors import CaptureError
 from analogize.model.module import AnalogModule
@@ -54,7 +55,8 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if is_rewritten(m):
-            return own_forward(m, *args, **kwargs)
+            with unwatched():
+                return own_forward(m, *args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def create_arg(self, a: Any) -> fx.node.Argument:

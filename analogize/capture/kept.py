@@ -8,8 +8,6 @@ the module that does, and every module around it, runs its forward under an inte
 from __future__ import annotations
 
 from functools import wraps
-from inspect import isgeneratorfunction
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,12 +16,14 @@ from torch._compile import _disable_dynamo
 
 from analogize.capture.discover import Discovery, Site, discover
 from analogize.capture.intercept import Interception, running
-from analogize.capture.leaf import leaf_product, rewrite_leaf, subclass
+from analogize.capture.leaf import leaf_product, own_methods, rewrite_leaf, subclass
 from analogize.capture.scope import Scope
+from analogize.capture.watched import watch
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
 from analogize.crossbar.weight_range import NoRange
 from analogize.errors import CaptureError
+from analogize.model.copying import held
 from analogize.model.module import DigitalProduct
 from analogize.model.one_pass import one_pass
 from analogize.model.stored import StoredWeight
@@ -75,6 +75,9 @@ def keep(
     for site, reason in _lower(model, selected, target):
         selected.remove(site)
         digital.append(DigitalProduct(site.name, site.operator, reason, chosen=True))
+    if request.example is None:
+        digital += _held_elsewhere(model, selected)
+        watch(model, [s.module for s in selected if s.module is not None])
     direct = [s for s in selected if s.used is not None]
     if direct:
         _intercept(model, found, direct)
@@ -102,6 +105,28 @@ def _unknown(model: nn.Module) -> list[DigitalProduct]:
         and leaf_product(module) is None
         and any(p.ndim > 1 for p in module.parameters(recurse=False))
     ]
+
+
+def _held_elsewhere(model: nn.Module, sites: list[Site]) -> list[DigitalProduct]:
+    """Whoever holds a layer's weight past torch's register, and can use it unseen."""
+    weights = {id(model.get_parameter(s.weight)): s for s in sites if _is_parameter(model, s)}
+    found: list[DigitalProduct] = []
+    for name, module in model.named_modules():
+        others = {k: v for k, v in module.__dict__.items() if k not in _REGISTERS}
+        for key, value in others.items():
+            for site in {s.name: s for s in held(value, weights)}.values():
+                reason = f"it holds the weight of '{site.name}' as '{key}'; example_inputs are "
+                reason += "needed to find whether its Python uses that"
+                found.append(DigitalProduct(name or "(model)", type(module).__name__, reason))
+    return found
+
+
+_REGISTERS = ("_parameters", "_buffers", "_modules")
+
+
+def _is_parameter(model: nn.Module, site: Site) -> bool:
+    path, _, name = site.weight.rpartition(".")
+    return name in model.get_submodule(path)._parameters
 
 
 def _why_not(model: nn.Module, site: Site, target: Target) -> str | None:
@@ -205,7 +230,7 @@ def kept_class(original: type[nn.Module]) -> type[nn.Module]:
     So do the methods that its authors wrote: whoever calls one by itself, or checkpoints it, gets
     the products that a call of the whole model gets.
     """
-    members = {name: _method(function) for name, function in _own_methods(original).items()}
+    members = {name: _method(function) for name, function in own_methods(original).items()}
     members["forward"] = _method(original.forward)
     members["__call__"] = _method(original.__call__)
 
@@ -216,23 +241,6 @@ def kept_class(original: type[nn.Module]) -> type[nn.Module]:
 
     members["__setattr__"] = replace
     return subclass(original, members, kept_class)
-
-
-# Whose classes hold no products of their own.
-_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
-
-
-def _own_methods(original: type[nn.Module]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind in reversed(original.__mro__):
-        if kind is object or kind.__module__.partition(".")[0] in _LIBRARIES:
-            continue
-        for name, member in kind.__dict__.items():
-            if not isinstance(member, FunctionType) or isgeneratorfunction(member):
-                found.pop(name, None)
-            elif not name.startswith("__") and name not in nn.Module.__dict__:
-                found[name] = member
-    return found
 
 
 def _method(function: Any) -> Any:

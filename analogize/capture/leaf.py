@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import isgeneratorfunction
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -70,8 +72,7 @@ def rewrite_leaf(module: nn.Module, op: AnalogOp) -> None:
 
 def is_rewritten(module: nn.Module) -> bool:
     """Whether ``module`` is a stock module that calls an analog operator."""
-    origin = getattr(type(module), "_analog_origin", None)
-    return origin is not None and origin()[1] is _analog_class
+    return hasattr(type(module), "_analog_name")
 
 
 def own_forward(module: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -82,6 +83,11 @@ def own_forward(module: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _analog_class(original: type[nn.Module]) -> type[nn.Module]:
+    return subclass(original, layer_methods(original), _analog_class)
+
+
+def layer_methods(original: type[nn.Module]) -> dict[str, Any]:
+    """What a stock module's class needs to call the operator that was added to it."""
     transposed = issubclass(original, _TRANSPOSED)
     own = _forward_transposed if transposed else _forward
 
@@ -99,7 +105,25 @@ def _analog_class(original: type[nn.Module]) -> type[nn.Module]:
                 return compute(self, op, args, kwargs)
         return compute(self, op, args, kwargs)
 
-    return subclass(original, {"forward": forward, "_analog_name": "analog"}, _analog_class)
+    return {"forward": forward, "_analog_name": "analog"}
+
+
+# Whose classes hold no products of their own.
+_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def own_methods(original: type[nn.Module]) -> dict[str, Any]:
+    """The methods that the authors of a class wrote, and of the classes it derives from."""
+    found: dict[str, Any] = {}
+    for kind in reversed(original.__mro__):
+        if kind is object or kind.__module__.partition(".")[0] in _LIBRARIES:
+            continue
+        for name, member in kind.__dict__.items():
+            if not isinstance(member, FunctionType) or isgeneratorfunction(member):
+                found.pop(name, None)
+            elif not name.startswith("__") and name not in nn.Module.__dict__:
+                found[name] = member
+    return found
 
 
 def subclass(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import CellType, FunctionType, MethodType
@@ -19,6 +19,7 @@ from analogize.model.sharding import has_shards
 from analogize.model.snapshot import Snapshot
 
 Model = TypeVar("Model", bound=nn.Module)
+Wanted = TypeVar("Wanted")
 
 _COMPILED = "_torchdynamo_orig_callable"
 
@@ -100,6 +101,21 @@ class _Found:
         if isinstance(value, FunctionType) and self._known[id(value)]:
             self.functions.append(value)
         return self._known[id(value)]
+
+
+def held(value: Any, wanted: Mapping[int, Wanted]) -> list[Wanted]:
+    """Those of ``wanted``, by the ids of objects, that are met in ``value`` at any depth."""
+    seen: dict[int, Any] = {}
+    pending, found = [value], []
+    while pending:
+        value = pending.pop()
+        if id(value) in seen or isinstance(value, int | float | str | bytes | type | None):
+            continue
+        seen[id(value)] = value
+        if id(value) in wanted:
+            found.append(wanted[id(value)])
+        pending += _inside(value)
+    return found
 
 
 def _inside(value: Any) -> list[Any]:

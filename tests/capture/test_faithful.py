@@ -440,9 +440,10 @@ def test_what_cannot_be_copied_is_named_with_the_way_out(tmp_path: Path) -> None
 def test_inplace_is_all_or_nothing(capture: Any) -> None:
     model, x = Model(direct=True), torch.randn(4, WIDTH)
     keys, kinds, expected = list(model.state_dict()), [type(m) for m in model.modules()], model(x)
-    zeros, options = [(torch.zeros(4, WIDTH),)], {"inplace": True, "capture": capture}
+    broken = [(torch.full((4, WIDTH), torch.nan),)]
+    options: dict[str, Any] = {"inplace": True, "capture": capture}
     with pytest.raises((CalibrationError, CaptureError)):
-        analogize(model, "pcm_8bit", zeros, **options)
+        analogize(model, "pcm_8bit", broken, **options)
     with pytest.raises(AnalogizeError):
         analogize(model, "pcm_8bit", [(x,)], digital=["nothing"], **options)
     assert list(model.state_dict()) == keys

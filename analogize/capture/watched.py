@@ -1,0 +1,218 @@
+"""Weights of analog layers that a model's Python reads itself, where no example showed it.
+
+Whoever reads the weight of a layer and multiplies by it computes digitally, past the operator that
+the layer became. A run of example inputs finds such uses; without one, the layers' weights are
+handed out, while a forward of the model runs, as stand-ins: the weight itself for everything but a
+product with something else than weights, which is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogize.capture.leaf import layer_methods, own_methods, subclass
+from analogize.errors import CaptureError
+from analogize.model.one_pass import leave_to_python, one_pass
+from analogize.passes.signature import PRODUCTS, RULES
+
+# Whether a forward of a watched model runs, and no operator's own arithmetic in it.
+_READING: ContextVar[bool] = ContextVar("reading", default=False)
+
+
+class StandIn(Tensor):
+    """A weight for everything but products with activations.
+
+    Attributes:
+        weight: the tensor it stands for, which every function gets.
+        path: the layer's name.
+    """
+
+    weight: Tensor
+    path: str
+
+    @classmethod
+    def of(cls, weight: Tensor, path: str) -> StandIn:
+        """A stand-in for ``weight``."""
+        made: StandIn = Tensor._make_subclass(cls, weight.detach())
+        made.weight, made.path = weight, path
+        made._is_param = isinstance(weight, nn.Parameter)
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``func`` on the weights themselves.
+
+        Raises:
+            CaptureError: it is a product with an activation.
+        """
+        kwargs = kwargs or {}
+        known: list[StandIn] = []
+        others: list[Tensor] = []
+        real, named = (_without(v, known, others) for v in (args, kwargs))
+        if others and (func in PRODUCTS or func in RULES or func is F.multi_head_attention_forward):
+            raise CaptureError(
+                f"the model's Python multiplies by the weight of '{known[0].path}' itself, with "
+                f"{getattr(func, '__name__', func)}, which would run digitally without a word: "
+                "pass example_inputs or calibration data to analogize(), which show such uses, or "
+                "name a layer that is to stay digital in digital="
+            )
+        result = func(*real, **named)
+        if others or not known:
+            return result
+        return _with(result, known[0])
+
+
+def _without(value: Any, known: list[StandIn], others: list[Tensor]) -> Any:
+    """``value`` with weights for their stand-ins, which are noted, as other tensors are."""
+    if isinstance(value, StandIn):
+        known.append(value)
+        return value.weight
+    if isinstance(value, Tensor):
+        others.append(value)
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_without(v, known, others) for v in value)
+    if type(value) is dict:
+        return {k: _without(v, known, others) for k, v in value.items()}
+    return value
+
+
+def _with(result: Any, like: StandIn) -> Any:
+    """What is computed from weights alone is a weight."""
+    if isinstance(result, Tensor) and result.is_floating_point():
+        return like if result is like.weight else StandIn.of(result, like.path)
+    if type(result) in (list, tuple):
+        return type(result)(_with(r, like) for r in result)
+    return result
+
+
+def watch(model: nn.Module, layers: list[nn.Module]) -> None:
+    """Watch the weights of ``layers`` in every forward of ``model`` and of what is around them.
+
+    So are those of embeddings, which models multiply by at their end.
+    """
+    mine = {id(layer) for layer in layers}
+    mine |= {id(m) for m in model.modules() if type(m) is nn.Embedding}
+    for name, module in list(model.named_modules()):
+        if id(module) not in mine:
+            if any(id(inside) in mine for inside in module.modules()):
+                module.__class__ = reading_class(type(module))
+            continue
+        module.__dict__["_analog_path"] = name or "weight"
+        module.__class__ = _watched(module)
+
+
+def _watched(module: nn.Module) -> type[nn.Module]:
+    if type(module) is nn.Embedding:
+        return lookup_class(nn.Embedding)
+    origin: type[nn.Module] = type(module)._analog_origin()[0]  # type: ignore[attr-defined]
+    return (watched_class if "weight" in module._parameters else computed_class)(origin)
+
+
+def watched_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The class of an analog layer whose weight is a parameter."""
+    members = {**_layer_methods(original), "__getattr__": _reader(original)}
+    return subclass(original, members, watched_class)
+
+
+def lookup_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The class of an embedding."""
+    members = {"forward": _unwatching(original.forward), "__getattr__": _reader(original)}
+    return subclass(original, members, lookup_class)
+
+
+def _reader(original: type[nn.Module]) -> Callable[[Any, str], Any]:
+    def read(self: Any, name: str) -> Any:
+        return _handed_out(self, name, original.__getattr__(self, name))
+
+    return read
+
+
+def computed_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The class of an analog layer whose weight a parametrization or a hook computes."""
+    known: Any = getattr(original, "weight", None)
+
+    def read(self: Any) -> Any:
+        if isinstance(known, property):
+            return _handed_out(self, "weight", known.__get__(self))
+        if "weight" not in self.__dict__:
+            raise AttributeError("weight")
+        return _handed_out(self, "weight", self.__dict__["weight"])
+
+    def write(self: Any, value: Any) -> None:
+        if isinstance(known, property):
+            known.__set__(self, value)
+        else:
+            self.__dict__["weight"] = value
+
+    def delete(self: Any) -> None:
+        self.__dict__.pop("weight", None)
+
+    members = {**_layer_methods(original), "weight": property(read, write, delete)}
+    return subclass(original, members, computed_class)
+
+
+def _handed_out(layer: Any, name: str, value: Any) -> Any:
+    if name != "weight" or torch.compiler.is_compiling() or not _READING.get():
+        return value
+    return StandIn.of(value, layer.__dict__["_analog_path"])
+
+
+def _layer_methods(original: type[nn.Module]) -> dict[str, Any]:
+    methods = layer_methods(original)
+    return {**methods, "forward": _unwatching(methods["forward"])}
+
+
+def _unwatching(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or not _READING.get():
+            return function(self, *args, **kwargs)
+        with unwatched():
+            return function(self, *args, **kwargs)
+
+    return forward
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """In the block weights are read as they are."""
+    token = _READING.set(False)
+    try:
+        yield
+    finally:
+        _READING.reset(token)
+
+
+def reading_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The class of a module around watched layers: its calls and own methods are forwards."""
+    members = {name: _reading(function) for name, function in own_methods(original).items()}
+    members["forward"] = _reading(original.forward)
+    members["__call__"] = _reading(original.__call__)
+    return subclass(original, members, reading_class)
+
+
+def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or _READING.get():
+            return function(self, *args, **kwargs)
+        token = _READING.set(True)
+        try:
+            with one_pass(self):
+                return function(self, *args, **kwargs)
+        finally:
+            _READING.reset(token)
+
+    leave_to_python(method, with_callees=False)
+    return method
