@@ -249,12 +249,16 @@ class TemperatureNoise(Spec):
         return f"conductances at {self.min:g} to {self.max:g} K"
 
 
-class IRDropNoise(Spec):
-    """IR drop, a first-order approximation: wires with resistance take voltage from the cells.
+_SOLVERS = {"auto": "", "first_order": " to first order", "nodal": " of the solved network"}
 
-    G / (1 + loss), loss_ij = r_row sum_m min(j, m) G_im + r_col sum_m min(i, m) G_mj over the cells
-    of a tile, counted from the drivers and the ADCs. It holds up to a loss of 1 and is refused
-    beyond. Nothing is random; it comes last of the models on devices.
+
+class IRDropNoise(Spec):
+    """IR drop: wires with resistance take voltage from the cells.
+
+    To first order G / (1 + loss), loss_ij = r_row sum_m min(j, m) G_im + r_col sum_m min(i, m) G_mj
+    over the cells of a tile, counted from the drivers and the ADCs. That holds up to a loss of 1;
+    beyond, the resistor network is solved, which is exact and slow. Nothing is random; it comes
+    last of the models on devices.
     """
 
     model: Literal["ir_drop"] = "ir_drop"
@@ -264,10 +268,15 @@ class IRDropNoise(Spec):
     column_segment: Level = Field(
         default=0.0, description="Ohms of a column's wire from one cell to the next."
     )
+    solver: Literal["auto", "first_order", "nodal"] = Field(
+        default="auto",
+        description="first_order: refused beyond a loss of 1; nodal: the solved network; auto: "
+        "the first where it holds, the second elsewhere.",
+    )
 
     def __str__(self) -> str:
         return (
-            f"IR drop to first order, {self.row_segment:g} and {self.column_segment:g} ohm "
+            f"IR drop{_SOLVERS[self.solver]}, {self.row_segment:g} and {self.column_segment:g} ohm "
             "a segment of row and column"
         )
 

@@ -24,9 +24,9 @@ from analogize.crossbar.witness import Witness
 from analogize.devices.cells import Reading, full_scale
 from analogize.devices.compensation import factors
 from analogize.devices.custom import site_of
+from analogize.devices.layout import Layout
 from analogize.devices.random import Draws
 from analogize.devices.slicing import combine, digits_of, split
-from analogize.devices.wires import Layout
 from analogize.model.stored import StoredWeight
 from analogize.product import Product
 from analogize.quantize import Bound, Grid, clamp, to_codes

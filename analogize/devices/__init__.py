@@ -13,6 +13,8 @@ reading.py       noise drawn anew at every product
 signals.py       what drivers, columns and converters make of their signals
 custom.py        functions of the user's own, and what they are told
 compensation.py  digital correction of drift
+layout.py        where the weights of an array lie on tiles
+wires.py         IR drop, to first order or solved (nodal.py)
 placing.py       the weights of an array as matrices of its tiles, and back
 cells.py         a target's models applied to the cells of one array, in order
 random.py        where a chip's random numbers come from

@@ -20,11 +20,12 @@ from analogize.devices.conductance import from_pairs, to_pairs
 from analogize.devices.correlated import correlated
 from analogize.devices.curves import Conductances
 from analogize.devices.custom import call, site_of
+from analogize.devices.layout import Layout
 from analogize.devices.placing import from_tiles, on_tiles
 from analogize.devices.random import Draws
 from analogize.devices.temperature import activated
 from analogize.devices.times import describe
-from analogize.devices.wires import Layout, ir_drop
+from analogize.devices.wires import ir_drop
 from analogize.errors import ChipError
 from analogize.quantize import Bound
 from analogize.targets import noise as models
@@ -302,7 +303,8 @@ def _drop(
 ) -> Cells:
     assert cells.layout is not None, "the target's schema asks for it"
     devices = cells.read.flatten(0, 1)
-    read = ir_drop(devices, cells.layout, model.row_segment, model.column_segment)
+    segments = model.row_segment, model.column_segment
+    read = ir_drop(devices, cells.layout, *segments, model.solver)
     return replace(cells, read=read.view_as(cells.read))
 
 

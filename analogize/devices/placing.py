@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analogize.devices.layout import Layout
 from analogize.devices.tiles import blocks_a_tile
-from analogize.devices.wires import Layout
 from analogize.product import from_channels, per_channel
 
 

@@ -11,10 +11,10 @@ from analogize import analogize, program
 from analogize.crossbar.ops import operators
 from analogize.devices.cells import Reading, read_cells
 from analogize.devices.correlated import correlated
+from analogize.devices.layout import Layout
 from analogize.devices.placing import from_tiles, on_tiles
 from analogize.devices.random import Draws
 from analogize.devices.temperature import BOLTZMANN
-from analogize.devices.wires import Layout
 from analogize.errors import ChipError
 from analogize.product import Convolution, Linear, Product
 from analogize.targets.conductance import Conductance

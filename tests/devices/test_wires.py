@@ -13,9 +13,11 @@ from torch.testing import assert_close
 
 from analogize import analogize, evaluate, noise_mode, program, summary
 from analogize.crossbar.ops import operators
-from analogize.devices.wires import Layout, ir_drop
+from analogize.devices.layout import Layout
+from analogize.devices.wires import ir_drop
 from analogize.errors import ChipError
 from analogize.product import BatchedLinear, Convolution, Linear, Product
+from analogize.targets import load_target
 from analogize.targets.spec import Target
 
 Floats = npt.NDArray[np.float64]
@@ -208,7 +210,7 @@ def test_a_model_on_wires() -> None:
     with noise_mode(analog, "off"):
         x = torch.randn(2, 3, 8, 8)
         assert_close(analog(x), model(x))
-    assert "IR drop to first order, 5 and 5 ohm" in " ".join(str(summary(analog)).split())
+    assert "IR drop, 5 and 5 ohm" in " ".join(str(summary(analog)).split())
 
 
 def test_evaluation_and_training() -> None:
@@ -240,9 +242,78 @@ def test_without_resistance_nothing_changes() -> None:
 
 
 def test_too_much_loss_is_refused_by_name() -> None:
-    analog = analogize(nn.Linear(600, 300), target(rows=512, ohms=500.0))
-    with pytest.raises(ChipError, match=r"noise\[0\] \(ir_drop\): .*loss .* up to 1; use smaller"):
+    first = {"model": "ir_drop", "row_segment": 500.0, "solver": "first_order"}
+    analog = analogize(nn.Linear(600, 300), target(rows=512, noise=[first]))
+    with pytest.raises(ChipError, match=r"noise\[0\] \(ir_drop\): .* up to 1; use solver: nodal"):
         program(analog, 0)
+
+
+def solved(g: Floats, r_row: float, r_col: float, solver: Any = "nodal") -> Floats:
+    layout = Layout(Linear(), torch.Size(g.T.shape), *g.shape)
+    found = ir_drop(torch.from_numpy(g.T[None] * 1e6), layout, r_row, r_col, solver)
+    return found[0].numpy().T * 1e-6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 2), (16, 12), (5, 20), (20, 5)])
+@pytest.mark.parametrize("name", ["uniform", "one column", "one row", "checkerboard", "on/off 4.5"])
+@pytest.mark.parametrize("largest", [0.01, 1.5, 300.0])
+def test_the_solver_is_exact(size: tuple[int, int], name: str, largest: float) -> None:
+    """To 1e-9 of the largest conductance, what double precision leaves of nodes far apart."""
+    g = patterns(*size)[name] + 1e-12
+    scale = largest / loss(g, 1.0, 2.5).max()
+    exact, found = network(g, scale, 2.5 * scale), solved(g, scale, 2.5 * scale)
+    assert np.abs(found - exact).max() < 1e-9 * g.max()
+
+
+@pytest.mark.parametrize("zero", ["row", "column"])
+def test_wires_without_resistance_in_one_direction(zero: str) -> None:
+    g = patterns(7, 9)["uniform"]
+    r_row, r_col = (1e-9, 4e3) if zero == "row" else (4e3, 1e-9)
+    found = solved(g, 0.0, 4e3) if zero == "row" else solved(g, 4e3, 0.0)
+    assert_close(found, network(g, r_row, r_col), rtol=1e-4, atol=1e-12)
+
+
+def test_the_solver_takes_over_where_the_first_order_ends() -> None:
+    g = patterns(16, 12)["on/off 4.5"]
+    for largest, alike in ((0.99, "first_order"), (1.01, "nodal")):
+        scale = largest / loss(g, 1.0, 1.0).max()
+        chosen, expected = (solved(g, scale, scale, s) for s in ("auto", alike))
+        assert np.array_equal(chosen, expected)
+
+
+def test_places_without_a_cell_are_no_obstacle() -> None:
+    g = patterns(6, 6)["uniform"]
+    g[2], g[:, 4], g[0, 0] = 0, 0, 0
+    exact = network(g + 1e-15, 1e4, 1e4)
+    assert_close(solved(g, 1e4, 1e4), exact, rtol=1e-6, atol=1e-12)
+
+
+# A full tile of each target with a size; the published resistance of a wire's segment.
+@pytest.mark.parametrize("name", ["isaac", "reram_milo2021", "pcm_hermes", "reram_cmo"])
+@pytest.mark.parametrize("ohms", [1.0, 2.93])
+def test_built_in_devices_run_on_wires(name: str, ohms: float) -> None:
+    wires = {"model": "ir_drop", "row_segment": ohms, "column_segment": ohms}
+    found = load_target(name)
+    size = {"rows": 128, "cols": 128, "tiling": found.array is not None}
+    extra = {} if found.array is None else found.array.model_dump(exclude=set(size))
+    changed = {
+        "noise": [wires],
+        "array": size | extra,
+        "dac": {"bits": 2, "grid": "symmetric"} if name == "isaac" else {},
+        "adc": {"bits": 12, "grid": "symmetric", "range": {"kind": "full"}}
+        if name == "isaac"
+        else {},
+        "cost": None,
+    }
+    data = found.model_dump(by_alias=True, mode="json") | changed
+    layer = nn.Linear(128, 128, bias=False)
+    torch.manual_seed(0)
+    nn.init.uniform_(layer.weight, -1, 1)
+    x = torch.randn(4, 128)
+    analog = analogize(layer, Target.model_validate(data), [x]).eval()
+    program(analog, 0)
+    # A part of every current is lost, more of it with more resistance.
+    assert 0.05 < float(analog(x).detach().norm() / layer(x).detach().norm()) < 1.0
 
 
 def test_digits_lie_on_tiles_of_their_own() -> None:

@@ -72,7 +72,7 @@ FALLING = {"kind": "logarithmic", "slope": -0.2, "intercept": 0.1, "min": 0.0, "
         ),
         (
             {"model": "ir_drop", "row_segment": 1.0, "column_segment": 2.5},
-            "IR drop to first order, 1 and 2.5 ohm a segment of row and column",
+            "IR drop, 1 and 2.5 ohm a segment of row and column",
         ),
         ({"model": "custom", "function": "mine:noise"}, "mine:noise"),
         (
