@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,7 +121,8 @@ def distill(
     path = None if resume is None else existing(resume)
     keeper = None if resume is None else Checkpoint(Path(resume))
     average = None if ema is None else _Average(decay=ema)
-    runner = _trainer(trainer, epochs, [c for c in (average, keeper) if c is not None])
+    with _quiet():
+        runner = _trainer(trainer, epochs, [c for c in (average, keeper) if c is not None])
     homes = [(m, device_of(m)) for m in (student, teacher) if m is not None]
     modes = [(m, m.training) for m in student.modules()]
     with torch.random.fork_rng(), _quiet(), restoring(path, keeper):
@@ -242,13 +244,17 @@ class _Average(EMAWeightAveraging):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence four warnings of Lightning's that no caller can act on.
+    """Silence what Lightning says of devices and loggers, and warnings that no caller can act on.
 
     It compares tree specifications in a way that newer versions of torch announce to drop, misses
     the validation data that are optional here, finds a checkpoint folder that is not empty, which a
     resumed run's never is, and an average of weights that could be sharded, which is refused here.
     """
-    with warnings.catch_warnings():
+    talk = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = talk.level
+    with warnings.catch_warnings(), ExitStack() as after:
+        after.callback(talk.setLevel, level)
+        talk.setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
         warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
