@@ -19,11 +19,11 @@ from analogize.analysis.ranking import curvature_costs
 from analogize.api import analogize
 from analogize.crossbar.chip import regions
 from analogize.crossbar.located import located
+from analogize.display.progress import progress_bar
 from analogize.errors import EvaluationError
 from analogize.evaluation.estimate import Result
 from analogize.evaluation.inference import unpack
 from analogize.evaluation.montecarlo import check_arguments
-from analogize.evaluation.progress import progress_bar
 from analogize.model.calls import device_of
 from analogize.targets import load_target
 from analogize.targets.spec import Target

@@ -30,9 +30,12 @@ Noise = Annotated[
     str, typer.Option(help="none, runtime (fresh at every run), or the seed of a chip.")
 ]
 Store = Annotated[str, typer.Option(help="Stored weights: auto (INT4 or UINT8), int8 or float.")]
-Arithmetic = Annotated[str, typer.Option(help="float or integer (both exact), or qdq (fastest).")]
+Arithmetic = Annotated[
+    str,
+    typer.Option(help="float, integer, plain (no quantized types; all exact), or qdq (fastest)."),
+]
 Static = Annotated[bool, typer.Option("--static-batch", help="Fix the batch size at 1.")]
-Opset = Annotated[int, typer.Option(help="ONNX opset, 21 to 23.")]
+Opset = Annotated[int, typer.Option(help="ONNX opset, 18 to 23; no 4-bit codes before 21.")]
 
 _BATCH = 64
 

@@ -15,6 +15,7 @@ from analogize.crossbar.converter import SMALLEST, Converter
 from analogize.crossbar.fitting import Ends, fit, squared_error
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.stream import RESOLUTION, Columns, Stream
+from analogize.display.progress import can_show_bar
 from analogize.errors import CalibrationError
 from analogize.model.calls import batch_call, device_of
 from analogize.product import columns, output_channels
@@ -275,8 +276,8 @@ def _run(
 
 
 def _shown(data: Iterable[Any], progress: bool) -> Iterable[Any]:
-    """The batches with a bar on standard error, where that is a terminal."""
+    """The batches with a bar on standard error, where one has a place."""
     console = Console(stderr=True)
-    if not progress or not (console.is_terminal or console.is_jupyter):
+    if not progress or not can_show_bar(console):
         return data
     return track(data, "Calibrating", console=console, transient=True)

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analogize.crossbar.seeds import integer
+from analogize.display.tables import Shown
 from analogize.errors import ChipError
 
 Floats = npt.NDArray[np.float64]
@@ -176,8 +177,8 @@ def _matrix(cells: Floats) -> tuple[int, int, int]:
     return groups, rows, columns
 
 
-@dataclass(frozen=True)
-class Chip:
+@dataclass(frozen=True, repr=False)
+class Chip(Shown):
     """The cells of a model's arrays: read from a programmed chip, or measured.
 
     Attributes:
@@ -261,8 +262,30 @@ class Chip:
         """The chip's data of some regions; ``seed`` draws the others when it is programmed."""
         return replace(self, arrays={name: self[name] for name in regions}, seed=seed)
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dictionary a region: its size, its tiles, and its cells in siemens."""
+        rows = []
+        for name, data in self.arrays.items():
+            groups, inputs, columns = data.matrix
+            row: dict[str, Any] = {
+                "region": name,
+                "groups": groups,
+                "rows": inputs,
+                "columns": columns,
+                "tiles": len(data.tiles()),
+            }
+            cells = data.conductances if data.conductances is not None else data.defects
+            if cells is not None:
+                known = cells[~np.isnan(cells)]
+                row["lowest (S)"] = float(known.min()) if known.size else None
+                row["highest (S)"] = float(known.max()) if known.size else None
+                missing = int(np.isnan(cells).sum())
+                row["dead cells"] = missing if data.defects is None else known.size
+            rows.append(row)
+        return rows
+
     def __str__(self) -> str:
-        lines = [f"chip {self.name or '(no name)'}, target {self.target or 'unknown'}"]
+        lines = [self._title()]
         for name, data in self.arrays.items():
             groups, rows, columns = data.matrix
             text = f"  {name}: {groups} x {rows} x {columns} on {len(data.tiles())} tile(s)"
@@ -278,3 +301,9 @@ class Chip:
         if self.seed is not None:
             lines.append(f"  everything else is drawn as chip {self.seed}")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<{self._title()}, {len(self.arrays)} regions; print() lists them>"
+
+    def _title(self) -> str:
+        return f"chip {self.name or '(no name)'}, target {self.target or 'unknown'}"

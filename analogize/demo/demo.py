@@ -25,6 +25,7 @@ from analogize.crossbar.chip import clip_weights, noise_level, noise_mode
 from analogize.crossbar.ops import operators
 from analogize.demo.data import ImageTensors, TensorBatches, load_dataset
 from analogize.demo.models import DigitsNet, LeNet5
+from analogize.display.progress import can_show_bar
 from analogize.errors import EvaluationError, TrainingError
 from analogize.evaluation.evaluation import Evaluation
 from analogize.evaluation.montecarlo import evaluate
@@ -182,7 +183,9 @@ def fit(model: nn.Module, batches: TensorBatches, epochs: int, rate: float, name
     )
     console = Console(stderr=True)
     model.train()
-    for epoch in track(range(epochs), f"   {name}", console=console, transient=True):
+    hidden = not can_show_bar(console)
+    steps = track(range(epochs), f"   {name}", console=console, transient=True, disable=hidden)
+    for epoch in steps:
         for images, labels in batches:
             loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()

@@ -229,6 +229,10 @@ class Evaluation(Shown, BaseModel):
         given = [f"given chip {chip.name}: {_number(chip.value)}" for chip in self.given]
         return "\n".join([text(table), *given, *self.doubts])
 
+    def __repr__(self) -> str:
+        count = len(self.levels)
+        return f"<Evaluation of {self._title()}: {count} level{'s' if count != 1 else ''}>"
+
     def _repr_html_(self) -> str:
         rows = [dict(zip(self._columns(), self._cells(x), strict=True)) for x in self.levels]
         return html(

@@ -18,6 +18,7 @@ from analogize.crossbar.chip import noise_level, noise_mode, require_conditions,
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed, integer
+from analogize.display.progress import progress_bar
 from analogize.errors import EvaluationError
 from analogize.evaluation.data_digest import data_digest
 from analogize.evaluation.deployment import Deployment, Remedy, drift_times
@@ -26,7 +27,6 @@ from analogize.evaluation.fingerprint import Fingerprint, fingerprint
 from analogize.evaluation.inference import undisturbed
 from analogize.evaluation.measuring import Bench, make_scores, measure, measure_given
 from analogize.evaluation.metrics import MetricLike, Score
-from analogize.evaluation.progress import progress_bar
 from analogize.evaluation.ranks import Ranks
 from analogize.evaluation.resuming import resumed
 from analogize.model.parts import report_of

@@ -34,7 +34,7 @@ REASON_KEY: Final = f"{DOMAIN}.digital.reason"
 LAYER_KEY: Final = "layer_ann"
 
 Form = Literal["flat", "functions"]
-Arithmetic = Literal["float", "integer", "qdq"]
+Arithmetic = Literal["float", "integer", "qdq", "plain"]
 GridKind = Literal["affine", "symmetric"]
 Extent = Literal["tensor", "array", "channel", "vector"]
 # What a region computes: an operator of the target's schema, or linear products side by side,

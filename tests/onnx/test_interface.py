@@ -18,6 +18,7 @@ from analogize import analogize, export_onnx, load_onnx, noise_mode, read_region
 from analogize.demo.models import DigitsNet
 from analogize.errors import ExportError
 from analogize.onnx.manifest import MANIFEST_KEY, SCHEMA_KEY, Manifest
+from analogize.targets import Target, load_target
 
 
 class TwoInTwoOut(nn.Module):
@@ -124,8 +125,8 @@ def digits() -> Any:
     return analogize(DigitsNet().eval(), "pcm_4bit", [torch.rand(8, 1, 8, 8)])
 
 
-@pytest.mark.parametrize("opset", [22, 23])
-def test_newer_opsets(opset: int, digits: Any, path: Path) -> None:
+@pytest.mark.parametrize("opset", [18, 20, 22, 23])
+def test_other_opsets(opset: int, digits: Any, path: Path) -> None:
     x = torch.rand(3, 1, 8, 8)
     export_onnx(digits, path, x[:1], opset=opset)
     onnx.checker.check_model(str(path), full_check=True)
@@ -136,9 +137,41 @@ def test_newer_opsets(opset: int, digits: Any, path: Path) -> None:
         assert torch.equal(load_onnx(path)(x), expected(digits, x))
 
 
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("target", ["pcm_4bit", "pcm_8bit", "isaac"])
+def test_plain_arithmetic_has_no_quantized_type_and_the_same_outputs(
+    target: str, opset: int, path: Path
+) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(5, 1, 8, 8)
+    model = analogize(DigitsNet().eval(), target, [x]).eval()
+    exported = export_onnx(model, path, x, arithmetic="plain", opset=opset)
+    assert exported.numerics.exact
+    graph = onnx.load(path).graph
+    assert not {node.op_type for node in graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+    kinds = {weight.data_type for weight in graph.initializer}
+    assert kinds <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    assert np.array_equal(run(path, x)[0], expected(model, x).numpy())
+    with torch.no_grad():
+        assert torch.equal(load_onnx(path)(x), expected(model, x))
+
+
+def test_before_opset_21_codes_of_12_bits_are_floats(path: Path) -> None:
+    x = torch.rand(5, 1, 8, 8)
+    wide = load_target("pcm_8bit").model_dump(by_alias=True, mode="json")
+    wide["dac"]["bits"] = wide["adc"]["bits"] = wide["weights"]["bits"] = 12
+    model = analogize(DigitsNet().eval(), Target.model_validate(wide), [x]).eval()
+    export_onnx(model, path, x, opset=20)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    found, wanted = run(path, x)[0], expected(model, x).numpy()
+    # Sums of 12-bit codes pass 2^24: one step of the last ADC, at most.
+    step = float(model.fc2.analog.adc.scale)
+    assert np.abs(found - wanted).max() <= 1.001 * step
+
+
 def test_unsupported_opsets_are_refused(digits: Any, path: Path, tmp_path: Path) -> None:
-    for opset in (20, 24):
-        with pytest.raises(ExportError, match=f"opset {opset} is not supported; use 21 to 23"):
+    for opset in (17, 24):
+        with pytest.raises(ExportError, match=f"opset {opset} is not supported; use 18 to 23"):
             export_onnx(digits, path, torch.rand(1, 1, 8, 8), opset=opset)
     assert list(tmp_path.iterdir()) == []
 

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import csv
 import re
+from importlib.util import find_spec
 from io import StringIO
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
-from analogize import Evaluation, Summary, Target, analogize, bias_variance, evaluate, summary
+from analogize import (
+    Evaluation,
+    Summary,
+    Target,
+    analogize,
+    bias_variance,
+    evaluate,
+    program,
+    read_chip,
+    summary,
+)
+from analogize.display import progress
 from analogize.display.tables import csv_text, html
 from analogize.report.draw import Drawing
 from analogize.targets import load_target, names
@@ -87,6 +100,28 @@ def test_an_evaluation_in_a_notebook_has_its_numbers(curve: Evaluation) -> None:
         [level.mean or 0 for level in curve.levels], rel=1e-4
     )
     assert "accuracy on pcm_4bit, 40 samples" in curve._repr_html_()
+    assert repr(curve) == "<Evaluation of accuracy on pcm_4bit, 40 samples, seed 0: 2 levels>"
+
+
+def test_a_chip_in_a_notebook_has_its_regions_and_no_matrix() -> None:
+    model = nn.Sequential(nn.Linear(300, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    analog = analogize(model, "pcm_joshi2020", [torch.randn(50, 300)])
+    program(analog, 0)
+    chip = read_chip(analog, name="mine")
+    head, *rows = cells(chip._repr_html_())
+    assert head[:5] == ["region", "groups", "rows", "columns", "tiles"]
+    assert [row[:5] for row in rows] == [["0", "1", "300", "4", "1"], ["2", "1", "4", "3", "1"]]
+    assert "chip mine, target pcm_joshi2020" in chip._repr_html_()
+    assert repr(chip) == "<chip mine, target pcm_joshi2020, 2 regions; print() lists them>"
+    assert list(chip.to_pandas()["dead cells"]) == [0, 0]
+
+
+def test_a_notebook_without_widgets_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = Console(force_jupyter=True, file=StringIO())
+    for module, expected in (("json", True), ("no_such_module_at_all", False)):
+        monkeypatch.setattr(progress, "find_spec", lambda _, name=module: find_spec(name))
+        assert progress.can_show_bar(notebook) is expected
+    assert not progress.can_show_bar(Console(file=StringIO()))
 
 
 @pytest.mark.parametrize("name", names())

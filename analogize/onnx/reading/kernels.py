@@ -2,7 +2,7 @@
 
 Every function takes the node's inputs in order, None where one is left out, and its attributes by
 name; an attribute that it does not know is refused when a file is loaded. Reference: the ONNX
-operator specification, opsets 21 to 23.
+operator specification, opsets 18 to 23.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ from analogize.model.parts import report_of, unwrapped
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
 from analogize.onnx.writing.assemble import assemble
 from analogize.onnx.writing.plan import NoiseKind, plan_regions
-from analogize.onnx.writing.storage import WeightStorage
+from analogize.onnx.writing.storage import WeightStorage, code_widths
 from analogize.onnx.writing.trace import trace
 from analogize.onnx.writing.write import EXTERNAL_ABOVE, require_place, write
 
-_OPSETS = range(21, 24)
+_OPSETS = range(18, 24)
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,11 @@ def export_onnx(
             both; ``"float"``, float32.
         arithmetic: ``"float"``, codes as float32, exact; ``"integer"``, ConvInteger and
             MatMulInteger where DAC and weights have 8-bit codes, exact and faster; ``"qdq"``, a
-            pattern that onnxruntime fuses to QLinearConv, fastest and up to one ADC step off.
-        opset: ONNX opset, 21 to 23.
+            pattern that onnxruntime fuses to QLinearConv, fastest and up to one ADC step off;
+            ``"plain"``, Div, Round and Clip on float32, weights too, exact, for consumers that
+            know no quantized types.
+        opset: ONNX opset, 18 to 23. Before 21 there are no 4-bit and 16-bit codes: UINT8 and
+            float32 hold them then, with the same outputs.
         external_above: bytes of weights beyond which they go to ``<path>.data``.
         input_names: names of the graph's inputs, in order; by default the model's own arguments,
             with keys and positions of nested ones behind an underscore.
@@ -120,11 +123,12 @@ def export_onnx(
     call = example_call(sample)
     _check_sample(call)
     storage: WeightStorage = weights
-    if arithmetic != "float" and weights == "auto":
+    if arithmetic in ("integer", "qdq") and weights == "auto":
         # Integer kernels take 8-bit operands only.
         storage = "int8"
     named = {found.op: found for found in located(model)}
-    plans = plan_regions([named[op] for op in operators], kind, seed, storage)
+    widths = code_widths(opset, arithmetic)
+    plans = plan_regions([named[op] for op in operators], kind, seed, storage, widths)
     exact_batchnorm = kind == "none" and all(p.max_accumulator is not None for p in plans)
     traced = trace(
         model,

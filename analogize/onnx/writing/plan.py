@@ -38,6 +38,7 @@ class RegionPlan:
         noise: what the graph draws at every run.
         correction: what a programmed chip's output is multiplied by, viewed against it, or None.
         max_accumulator: bound on the accumulated codes of any conversion, or None.
+        widths: bits of the types that the file may keep codes in; without any, codes are floats.
     """
 
     id: str
@@ -49,6 +50,7 @@ class RegionPlan:
     noise: RuntimeNoise
     correction: Array | None
     max_accumulator: float | None
+    widths: tuple[int, ...]
 
 
 def plan_regions(
@@ -56,6 +58,7 @@ def plan_regions(
     noise: NoiseKind,
     seed: int | None,
     storage: WeightStorage,
+    widths: tuple[int, ...],
 ) -> tuple[RegionPlan, ...]:
     """Plan every region.
 
@@ -64,6 +67,7 @@ def plan_regions(
         noise: what of the weight noise goes into the file.
         seed: the chip to draw for ``"programmed"``, or None for the one programmed already.
         storage: how to keep the weights.
+        widths: bits of the types that the file may keep codes in.
 
     Raises:
         CalibrationError: a converter has bits and no range.
@@ -82,7 +86,7 @@ def plan_regions(
         # Floats of one region at a time: all of them would be a second copy of the model.
         weights = _weights(op, array, noise, seed)
         if key not in stored:
-            stored[key] = store(weights, op, noise == "programmed", storage)
+            stored[key] = store(weights, op, noise == "programmed", storage, widths)
         kept = stored[key]
         draws = noise == "runtime"
         correction = op.array.correction if noise == "programmed" and seed is None else None
@@ -97,6 +101,7 @@ def plan_regions(
                 noise=plan_noise(op, weights, kept.transposed) if draws else RuntimeNoise(),
                 correction=None if correction is None else correction.cpu().numpy(),
                 max_accumulator=_bound(op, weights) if noise == "none" else None,
+                widths=widths,
             )
         )
     return tuple(plans)

@@ -20,11 +20,15 @@ _UNSIGNED: dict[int, Any] = {4: ml_dtypes.uint4, 8: np.uint8, 16: np.uint16}
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of a converter: zero-centred integers from ``low`` to ``high``."""
+    """The codes of a converter: zero-centred integers from ``low`` to ``high``.
+
+    ``types`` are the bits of the types that the file may keep codes in.
+    """
 
     bits: int
     low: float
     high: float
+    types: tuple[int, ...] = (4, 8, 16)
 
     @property
     def width(self) -> int:
@@ -33,8 +37,14 @@ class Codes:
         4 bits only with a zero point of 0: onnxruntime 1.32 drops a Relu before a 4-bit
         QuantizeLinear whatever its zero point, although only 0 makes the Relu redundant.
         """
-        least = self.bits if self.low == 0 else max(self.bits, 8)
+        small = self.low == 0 and 4 in self.types
+        least = self.bits if small else max(self.bits, 8)
         return next(width for width in _UNSIGNED if width >= least)
+
+    @property
+    def has_type(self) -> bool:
+        """Whether the file may keep them in a type of their own."""
+        return self.width in self.types
 
     @property
     def zero_point(self) -> Array:
@@ -53,7 +63,7 @@ def dac_codes(plan: RegionPlan) -> Codes:
     dac = plan.op.dac
     assert isinstance(dac.low, float)
     assert isinstance(dac.high, float)
-    return Codes(dac.bits or 0, dac.low, dac.high)
+    return Codes(dac.bits or 0, dac.low, dac.high, plan.widths)
 
 
 def adc_codes(plan: RegionPlan) -> Codes:
@@ -61,7 +71,7 @@ def adc_codes(plan: RegionPlan) -> Codes:
     stages = plan.op._stages
     assert isinstance(stages.y_low, float)
     assert isinstance(stages.y_high, float)
-    return Codes(plan.op.adc.bits or 0, stages.y_low, stages.y_high)
+    return Codes(plan.op.adc.bits or 0, stages.y_low, stages.y_high, plan.widths)
 
 
 def quantize(
@@ -81,10 +91,22 @@ def dac(body: Body, plan: RegionPlan, x: ir.Value) -> ir.Value:
     if plan.op._stages.spans is not None:
         return vector_codes(body, plan.op._stages.spans, array(plan.op.dac.scale), x)
     codes = dac_codes(plan)
+    if not codes.has_type:
+        x = body.add(
+            "dac", "divide", "Div", [x, body.constant("dac/scale", array(plan.op.dac.scale))]
+        )
+        return _rounded(body, "dac", "", x, codes)
     stored, zero = quantize(body, "dac", "quantize", codes, x, array(plan.op.dac.scale))
     one = body.constant("one", ONE)
     x = body.add("dac", "dequantize", "DequantizeLinear", [stored, one, zero])
     return _clip(body, "dac", "clip", x, codes)
+
+
+def _rounded(body: Body, role: str, end: str, x: ir.Value, codes: Codes) -> ir.Value:
+    """Zero-centred codes of ``x``, counted in steps, without a type that holds them."""
+    x = body.add(role, f"{end}round", "Round", [x])
+    ends = [body.number(f"{role}/low", codes.low), body.number(f"{role}/high", codes.high)]
+    return body.add(role, f"{end}clip", "Clip", [x, *ends])
 
 
 def _clip(body: Body, role: str, step: str, x: ir.Value, codes: Codes) -> ir.Value:
@@ -151,6 +173,8 @@ def convert(body: Body, plan: RegionPlan, acc: ir.Value, end: str = "") -> ir.Va
         acc = body.add("adc", f"{end}raise", "Max", [acc, body.constant("adc/low", low)])
         return body.add("adc", f"{end}lower", "Min", [acc, body.constant("adc/high", high)])
     codes = adc_codes(plan)
+    if not codes.has_type:
+        return _rounded(body, "adc", end, acc, codes)
     stored, zero = quantize(body, "adc", f"{end}quantize", codes, acc, ONE)
     one = body.constant("one", ONE)
     y = body.add("adc", f"{end}dequantize", "DequantizeLinear", [stored, one, zero])

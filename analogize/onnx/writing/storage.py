@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from analogize.crossbar.ops import AnalogOp
+from analogize.onnx.manifest import Arithmetic
 from analogize.product import BatchedLinear, Convolution
 
 WeightStorage = Literal["auto", "int8", "float"]
@@ -27,6 +28,7 @@ _NUMPY: dict[str, Any] = {
     "UINT16": np.uint16,
     "FLOAT": np.float32,
 }
+_WIDTHS = {"INT4": 4, "UINT4": 4, "UINT8": 8, "INT16": 16, "UINT16": 16}
 _LIMITS = {
     "INT4": (-8, 7),
     "UINT4": (0, 15),
@@ -71,7 +73,16 @@ class Stored:
         return tuple(int(z) for z in self.zero_point)
 
 
-def store(weights: Tensor, op: AnalogOp, programmed: bool, wanted: WeightStorage) -> Stored:
+def code_widths(opset: int, arithmetic: Arithmetic) -> tuple[int, ...]:
+    """Bits of the types that a file may keep codes in; none in plain arithmetic."""
+    if arithmetic == "plain":
+        return ()
+    return (4, 8, 16) if opset >= 21 else (8,)
+
+
+def store(
+    weights: Tensor, op: AnalogOp, programmed: bool, wanted: WeightStorage, widths: tuple[int, ...]
+) -> Stored:
     """Choose a type for ``weights``, given in array units, and convert them."""
     array = op.array
     transposed = not isinstance(op.product, Convolution) and len(array.shape) > 1
@@ -95,7 +106,7 @@ def store(weights: Tensor, op: AnalogOp, programmed: bool, wanted: WeightStorage
     if array.folded:
         codes = np.rint(codes / _along(scale, axis, codes.ndim))
     low, high = _bounds(array.low), _bounds(array.high)
-    kind, zero = _choose(low, high, array.bits, wanted, axis)
+    kind, zero = _choose(low, high, array.bits, wanted, axis, widths)
     if kind is None:
         return plain
     shifted = codes + _along(zero.astype(np.float32), axis, codes.ndim)
@@ -137,10 +148,11 @@ def _choose(
     bits: int,
     wanted: WeightStorage,
     axis: int | None,
+    widths: tuple[int, ...],
 ) -> tuple[str | None, npt.NDArray[np.int64]]:
     """The type that holds codes from ``low`` to ``high``, and the zero point."""
     none = np.array(0, np.int64)
-    if bits <= 4 and wanted == "auto":
+    if bits <= 4 and wanted == "auto" and 4 in widths:
         candidates: tuple[tuple[str, Any], ...] = (("INT4", none), ("UINT4", -low))
     elif bits <= 8:
         candidates = (("UINT8", none + 128), ("UINT8", -low), ("INT16", none))
@@ -149,7 +161,7 @@ def _choose(
     # Codes of a channel may reach 2^bits either way, which one more type always holds.
     for kind, zero in (*candidates, ("UINT8", none + 128), ("INT16", none)):
         first, last = _LIMITS[kind]
-        if zero.ndim and axis is None:
+        if (zero.ndim and axis is None) or _WIDTHS[kind] not in widths:
             continue
         if (low + zero).min() >= first and (high + zero).max() <= last:
             return kind, zero
