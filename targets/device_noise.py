@@ -104,6 +104,11 @@ class RelaxationNoise(Spec):
     interpolation: Literal["logarithmic", "linear"] = Field(
         default="logarithmic", description="Between two times: in ln(1 s + time), or in time."
     )
+    sigma_at: Literal["target", "mean"] = Field(
+        default="target",
+        description="The conductance that sigma is taken at: the target, or the mean after the "
+        "shift by bias.",
+    )
     valid: Validity | None = Field(
         default=None, description="Conductances the curves were fitted to; others are refused."
     )

@@ -88,6 +88,7 @@ def _(model: RelaxationNoise, unit: str) -> str:
         for p in model.points
     ]
     between = ", linear between" if model.interpolation == "linear" else ""
+    between += ", sigma at the mean" if model.sigma_at == "mean" else ""
     return "\n  ".join([f"programming noise over time{between}", *map(_wrapped, points)])
 
 

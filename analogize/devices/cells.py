@@ -176,9 +176,10 @@ def _relax(
     before, after, share = programming.between(times, reading.time, model.interpolation)
     for point in {before: model.points[before], after: model.points[after]}.values():
         _check_point(point, mapping)
-    miss = _miss(model.points[before], cells.target)
+    shifted = model.sigma_at == "mean"
+    miss = _miss(model.points[before], cells.target, shifted)
     if after != before:
-        miss = miss.towards(_miss(model.points[after], cells.target), share)
+        miss = miss.towards(_miss(model.points[after], cells.target, shifted), share)
     normal = reading.draws.normal(f"{name} cycle {reading.cycle}", cells.programmed)
     return cells.program(miss.scaled(model.scale).applied(cells.programmed, normal))
 
@@ -196,9 +197,11 @@ def _check_point(point: models.RelaxationPoint, mapping: Conductance) -> None:
 def _miss(
     model: models.ProgrammingNoise | models.WriteVerifyNoise | models.RelaxationPoint,
     target: Tensor,
+    shifted: bool = False,
 ) -> programming.Miss:
     bias = None if model.bias is None else curves.evaluate(model.bias, target)
-    return programming.Miss(_spread(model.sigma, target), bias)
+    at = target if bias is None or not shifted else (target + bias).clamp_(min=0)
+    return programming.Miss(_spread(model.sigma, at), bias)
 
 
 def _spread(curve: Any, target: Tensor) -> Tensor:
