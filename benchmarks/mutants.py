@@ -49,7 +49,7 @@ CORE = {
     "analogize/evaluation/intervals.py": ["evaluation/test_precision.py"],
     "passes/lower.py": ["passes/test_lower.py", "test_api.py"],
     "passes/mark.py": ["passes/test_mark.py", "passes/test_lower.py"],
-    "passes/verify.py": ["passes/test_verify.py", "passes/test_lower.py"],
+    "passes/verify.py": ["passes/test_verify.py", "passes/test_lower.py", "test_api.py"],
 }
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize.product import Convolution, Linear, Product, output_channels, per_channel
+from analogize.product import (
+    BatchedLinear,
+    Convolution,
+    Linear,
+    Product,
+    columns,
+    output_channels,
+    per_channel,
+)
 
 CONVOLUTIONS = [
     (nn.Conv1d, (2, 4, 9), {"stride": 2, "padding": 1}),
@@ -84,3 +96,35 @@ def test_the_matrix_follows_im2col() -> None:
     assert conv.matrix(torch.Size((6, 4, 3, 3))) == (2, 36, 3)
     transposed = Convolution("conv", (1,), (0,), (1,), transposed=True, groups=2)
     assert transposed.matrix(torch.Size((8, 3, 5))) == (2, 20, 3)
+
+
+@given(
+    leading=st.lists(st.integers(1, 3), max_size=2),
+    dimensions=st.integers(1, 3),
+    channels=st.integers(1, 4),
+)
+def test_columns_of_a_convolution_are_its_channels(
+    leading: list[int], dimensions: int, channels: int
+) -> None:
+    product = Convolution("conv", *[(1,) * dimensions] * 3, False, (0,) * dimensions, 1)
+    space = tuple(range(2, 2 + dimensions))
+    y = torch.arange(math.prod((*leading, channels, *space))).view(*leading, channels, *space)
+    found = columns(product, y, channels)
+    for channel in range(channels):
+        one = y.select(len(leading), channel)
+        assert torch.equal(found[:, channel], one.flatten())
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+@pytest.mark.parametrize("leading", [(), (5,)])
+def test_columns_of_products_side_by_side_are_those_of_every_block(
+    batch: tuple[int, ...], leading: tuple[int, ...]
+) -> None:
+    product, rows, outputs = BatchedLinear(batch), 4, 2
+    y = torch.randn(*leading, *batch, rows, outputs)
+    found = columns(product, y, math.prod(batch) * outputs)
+    assert found.shape == (math.prod(leading) * rows, math.prod(batch) * outputs)
+    blocks = y.view(-1, math.prod(batch), rows, outputs)
+    for block in range(math.prod(batch)):
+        expected = blocks[:, block].reshape(-1, outputs)
+        assert torch.equal(found[:, block * outputs : (block + 1) * outputs], expected)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from analogize.devices.curves import evaluate
-from analogize.targets.curve import Logarithmic, Pieces, Polynomial, Table
+from analogize.targets.curve import Logarithmic, Pieces, Polynomial, Saturating, Table
 from analogize.targets.spec import Target
 
 
@@ -72,3 +72,19 @@ def test_a_target_stays_within_the_measured_points(sigma: dict[str, object]) -> 
     Target.model_validate(given | {"conductance": {"g_max": 24.0}})
     with pytest.raises(ValidationError, match="hold from 0 to 24 uS, and the target uses 0 to 25"):
         Target.model_validate(given | {"conductance": {"g_max": 25.0}})
+
+
+@given(
+    x=st.lists(st.floats(0, 50, width=32), min_size=1, max_size=8),
+    amplitude=st.floats(0.1, 20),
+    constant=st.floats(0.1, 10),
+    reference=st.sampled_from([None, 0.5, 25.0]),
+)
+def test_a_saturating_curve_is_its_formula(
+    x: list[float], amplitude: float, constant: float, reference: float | None
+) -> None:
+    curve = Saturating(amplitude=amplitude, constant=constant, reference=reference)
+    found = evaluate(curve, torch.tensor(x, dtype=torch.float64)).numpy()
+    scaled = np.asarray(x) / (reference or 1.0)
+    # Two roundings of x and one of 1/c, each amplified by at most 1 in 1 - exp(-x/c).
+    assert np.allclose(found, amplitude * (1 - np.exp(-scaled / constant)), rtol=1e-12, atol=1e-12)
