@@ -137,6 +137,8 @@ def check_output(target: Target) -> None:
             raise refuse(f"noise.{index}.std", reason)
     if target.compensation != "none" and target.conductance is None:
         raise refuse("compensation", "it corrects drift, so give the target 'conductance'")
+    if target.compensation == "tile" and target.array is None:
+        raise refuse("compensation", "it is about tiles, so give the target 'array'")
 
 
 def check_signals(target: Target) -> None:

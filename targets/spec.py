@@ -96,7 +96,7 @@ Operator = Literal[
     "conv_transpose2d",
     "conv_transpose3d",
 ]
-Compensation = Literal["none", "global", "column"]
+Compensation = Literal["none", "global", "tile", "column"]
 
 _NO_CLIPPING = "'range: {kind: absmax}' clips nothing"
 
@@ -267,7 +267,7 @@ class Target(Spec):
     compensation: Compensation = Field(
         default="none",
         description="Digital factor on an array's output after drift: none, one for the array "
-        "(global), or one for each output channel (column).",
+        "(global), for each tile (tile), or for each output channel (column).",
     )
     dac: Converter = Field(default=Converter(), description="Inputs of the array.")
     adc: Converter = Field(default=Converter(), description="Outputs of the array.")

@@ -71,10 +71,10 @@ DriftTimes = Annotated[
     ),
 ]
 Correction = Annotated[
-    Literal["none", "global", "column"] | None,
+    Literal["none", "global", "tile", "column"] | None,
     typer.Option(
         "--compensation",
-        help="Digital correction of drift: none, a factor an array, a factor a column; the "
+        help="Digital correction of drift: none, a factor an array, a tile or a column; the "
         "target's own by default.",
     ),
 ]

@@ -56,6 +56,8 @@ class Stages(NamedTuple):
         spans: how the DAC finds a range for every vector, or None.
         shares: what of the ADC's range each column uses, viewed against the output; None for all.
         signals: what drivers, columns and converters do to signals, or None.
+        corrections: digital factors of the tiles, viewed against the output, rows of tiles first;
+            or None.
     """
 
     x_scale: Tensor | None
@@ -71,6 +73,7 @@ class Stages(NamedTuple):
     spans: Spans | None = None
     shares: Tensor | None = None
     signals: Signals | None = None
+    corrections: Tensor | None = None
 
 
 class Dtypes(NamedTuple):

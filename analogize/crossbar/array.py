@@ -22,10 +22,11 @@ from analogize.crossbar.seeds import no_chip, outdated, region_seed
 from analogize.crossbar.weight_range import find_range
 from analogize.crossbar.witness import Witness
 from analogize.devices.cells import Reading, full_scale
-from analogize.devices.compensation import factors
+from analogize.devices.compensation import factors, viewed
 from analogize.devices.custom import site_of
 from analogize.devices.layout import Layout
 from analogize.devices.random import Draws
+from analogize.devices.reading import read_once
 from analogize.devices.slicing import combine, digits_of, split
 from analogize.model.stored import StoredWeight
 from analogize.product import Product
@@ -53,7 +54,8 @@ class WeightArray(FixedRange):
         step: the grid's step as a number, likewise.
         place: where this array's draws lie in a larger one; ``fresh.arrange`` tells.
         chip: the programmed weights in array units, or None; digits first where cells hold digits.
-        correction: what the chip's output is multiplied by digitally, viewed against it, or None.
+        correction: what the chip's output is multiplied by digitally, viewed against it, or None;
+            with one factor a tile, rows of tiles first.
         origin: how the chip was drawn, or the data that it was given as; None without a chip.
         witness: the weights that the chip was programmed from; None for a chip of any weights.
     """
@@ -303,15 +305,22 @@ class WeightArray(FixedRange):
         chip = self.draw(weight, seed, drift_time, cycle, name, conditions)
         rule = self.compensation if compensation is None else compensation
         correction = None
+        reading = self._reading(seed, drift_time, cycle, name, conditions)
         if rule != "none" and drift_time > 0 and self.conductance is not None:
             first = self.draw(weight, seed, 0.0, cycle, name)
-            before, now = self.whole(first), self.whole(chip)
-            correction = factors(before, now, self.product, rule == "column")
-            if correction.ndim:
-                correction = self.product.output_channels(correction)
-        reading = self._reading(seed, drift_time, cycle, name, conditions)
+            before = self._read_once(first, self._reading(seed, 0.0, cycle, name, None))
+            found = factors(before, self._read_once(chip, reading), self.product, rule, self.layout)
+            correction = viewed(found, self.product)
         drawn = Drawn(reading, self.noise)
         self.hold(chip, correction, drawn)
+
+    def _read_once(self, chip: Tensor, reading: Reading) -> Tensor:
+        """The whole weights as one reading of every row finds them, with its read noise."""
+        low, high = self._span()
+        at = f"compensation cycle {reading.cycle} at {reading.time!r}"
+        return self.whole(
+            read_once(self.noise, chip, high - low, self.conductance, self.full, reading.draws, at)
+        )
 
     def hold(
         self, chip: Tensor, correction: Tensor | None, origin: Drawn | ArrayData | None

@@ -66,7 +66,9 @@ def program(
             the target's models define one): seconds, or text such as ``"1 day"``. Targets whose
             devices neither drift nor relax know no other time than 0.
         compensation: how drift is corrected digitally: ``"none"``, ``"global"`` (one factor an
-            array) or ``"column"`` (one an output channel); None for the target's own.
+            array), ``"tile"`` (one a tile, where tiles convert their own sums) or ``"column"`` (one
+            an output channel); None for the target's own. The factors come from one reading of
+            every row, with its read noise.
         cycle: which programming of the chip this is: stuck devices, device-to-device variation and
             drift exponents stay; programming noise, cycle-to-cycle variation and the noise of
             targets without devices are drawn anew.

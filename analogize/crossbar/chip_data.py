@@ -80,7 +80,8 @@ class ArrayData:
             all of the weights where there are no cells. None for none.
         defects: instead of ``conductances``: those of defective cells, NaN for sound ones.
         mapping: what conductances stand for; None for the model's own.
-        correction: what outputs are multiplied by digitally, 0-d or one a column; None for nothing.
+        correction: what outputs are multiplied by digitally, 0-d, one a column, or (rows of tiles,
+            columns) of one a tile; None for nothing.
         tile: (rows, columns) of a tile, or None without a size.
         cell_bits: bits of a digit, or None without bit slicing.
         settings: what else a reader may want: operator, converters with their ranges.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from analogize.crossbar.chip_data import ArrayData, Floats, WeightMapping
 from analogize.devices.cells import Reading, from_cells, read_cells
+from analogize.devices.compensation import is_of_tiles
 from analogize.errors import ChipError
 from analogize.product import from_channels, per_channel
 from analogize.quantize import Bound
@@ -112,7 +113,7 @@ def to_data(
         matrix=array.product.matrix(array.shape),
         tile=None if layout is None else (layout.rows, layout.cols),
         cell_bits=array.cell_bits,
-        correction=None if correction is None else _numpy(correction).reshape(-1),
+        correction=None if correction is None else _correction(array, correction),
     )
     stacked, own, unit = _stacked(array, chip).double(), array.conductance, _unit(array)
     if own is None:
@@ -130,6 +131,11 @@ def to_data(
     if not bool(beyond.any()):
         return data
     return replace(data, deviation=_numpy(_matrices(array, beyond)))
+
+
+def _correction(array: WeightArray, correction: Tensor) -> Floats:
+    rows = len(correction) if is_of_tiles(correction, array.product) else 0
+    return _numpy(correction).reshape((rows, -1) if rows else -1)
 
 
 def from_data(array: WeightArray, data: ArrayData, like: Tensor, name: str) -> Tensor:

@@ -13,6 +13,7 @@ from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.conductances import Drawn, from_data, to_data, with_defects
 from analogize.crossbar.periphery import describe_reading
 from analogize.devices.cells import Reading
+from analogize.devices.compensation import viewed
 from analogize.devices.random import Draws
 from analogize.errors import ChipError
 from analogize.targets.spec import Compensation
@@ -52,7 +53,8 @@ def give(
     correction = None
     if data.correction is not None:
         values = torch.from_numpy(data.correction).to(weight.device, torch.float32)
-        correction = array.product.output_channels(values) if values.numel() > 1 else values[0]
+        is_one = values.ndim < 2 and values.numel() == 1
+        correction = values.flatten()[0] if is_one else viewed(values, array.product)
     if chip.seed is not None and "reading" not in data.settings:
         # The converters of a chip whose cells alone were measured.
         reading = Reading(Draws(f"{chip.seed}/{name}"), conditions=conditions or {})

@@ -26,6 +26,7 @@ from analogize.crossbar.stages import derive, in_units_of_range, with_noise
 from analogize.crossbar.tiled import TiledDifferentiable, Tiles, cut
 from analogize.crossbar.tiled import infer as infer_tiled
 from analogize.crossbar.tiled import transformed as transformed_tiled
+from analogize.devices.compensation import is_of_tiles
 from analogize.errors import CalibrationError, ChipError, EvaluationError
 from analogize.model import transforms
 from analogize.model.expression import Expression
@@ -174,8 +175,8 @@ class AnalogOp(nn.Module):
             used = self.array.whole(used)
         stages = self._stages_in(mode)
         y = self._convert(x, weight, used, tiles or product, stages, dtypes)
-        if mode == "programmed" and self.array.correction is not None:
-            y = y * self.array.correction.to(y.dtype)
+        if mode == "programmed":
+            y = self._corrected(y)
         return y if self.side is None else self.side(y, x)
 
     def _convert(
@@ -205,10 +206,32 @@ class AnalogOp(nn.Module):
     def _stages_in(self, mode: NoiseMode) -> Stages:
         if mode == "off":
             return self._stages
+        stages = self._noisy_stages
+        if mode == "programmed" and self.tiles is not None and self._corrects_tiles:
+            stages = stages._replace(corrections=self.array.correction)
         if not self._has_signals:
-            return self._noisy_stages
+            return stages
         with transforms.disabled():
-            return self._noisy_stages._replace(signals=signals_of(self, mode == "programmed"))
+            return stages._replace(signals=signals_of(self, mode == "programmed"))
+
+    @property
+    def _corrects_tiles(self) -> bool:
+        return is_of_tiles(self.array.correction, self.product)
+
+    def _corrected(self, y: Tensor) -> Tensor:
+        """``y`` times the chip's digital correction, where the tiles have not got theirs."""
+        correction = self.array.correction
+        if correction is None or (self._corrects_tiles and self.tiles is not None):
+            return y
+        if self._corrects_tiles:
+            if len(correction) > 1:
+                raise ChipError(
+                    f"region '{self.region.name}': its drift is corrected tile by tile, but one "
+                    "conversion is of all its tiles; give array.tiling and adc.bits, or another "
+                    "compensation"
+                )
+            correction = correction[0]
+        return y * correction.to(y.dtype)
 
     def _transformed(
         self,

@@ -33,6 +33,7 @@ from analogize.devices.signals import Part
 from analogize.devices.slicing import digits_of, split
 from analogize.devices.tiles import Piece, pieces
 from analogize.product import Product
+from analogize.quantize import Bound
 from analogize.targets.spec import Target
 
 
@@ -62,7 +63,7 @@ class Tiles:
 
     def partial_sums(
         self, x: Tensor, weights: Tensor, stages: Stages
-    ) -> Iterator[tuple[float, Tensor]]:
+    ) -> Iterator[tuple[Bound, Tensor]]:
         """Every analog sum, with the digital factor it gets: (factor, accumulated units).
 
         Args:
@@ -91,7 +92,10 @@ class Tiles:
                         acc = stages.disturb(acc, applied, part, piece.product)
                     if signals is not None:
                         acc = signals.outputs(acc, Part(tile, digit, number))
-                    yield x_factor * w_factor, acc
+                    factor: Bound = x_factor * w_factor
+                    if stages.corrections is not None:
+                        factor = stages.corrections[tile].to(acc.dtype) * factor
+                    yield factor, acc
 
     def backward(
         self, grads: list[Tensor], x: Tensor, w: Tensor, needs: tuple[bool, bool]
@@ -151,7 +155,7 @@ def _convert(
             part, excess = convert(acc, stages.step, *ends, None, dtypes.product, wants)
             if excesses is not None and excess is not None:
                 excesses.append(excess)
-            if factor != 1:
+            if isinstance(factor, Tensor) or factor != 1:
                 part = part.mul_(factor)
             total = part if total is None else total.add_(part)
     assert total is not None, "a product has at least one tile"
@@ -174,8 +178,10 @@ def linearized(
     """As ``arithmetic.linearized``; ``beyond`` is that of every piece, or empty."""
     inputs, weights = straight.operands(x, weight, array, stages, dtypes.product)
     total: Tensor | None = None
-    for piece, outside in zip_longest(tiles.pieces, beyond):
+    for tile, (piece, outside) in enumerate(zip_longest(tiles.pieces, beyond)):
         y = piece.product.forward(piece.inputs(inputs), piece.weights(weights))
+        if stages.corrections is not None:
+            y = y * stages.corrections[tile].to(y.dtype)
         y = y if outside is None else torch.where(outside != 0, 0.0, y)
         total = y if total is None else total + y
     assert total is not None, "a product has at least one tile"
@@ -242,9 +248,12 @@ class TiledDifferentiable(torch.autograd.Function):
             return *found, None, None, None, None, None
         dtype = ctx.dtypes.product
         grad = grad.to(dtype)
-        grads = [stop_saturated(grad, e) for e in excesses]
+        each = [grad] * len(ctx.tiles.pieces)
+        if stages.corrections is not None:
+            each = [grad * factor.to(dtype) for factor in stages.corrections]
+        grads = [stop_saturated(g, e) for g, e in zip(each, excesses, strict=False)]
         grad_x, grad_w = ctx.tiles.backward(
-            grads or [grad] * len(ctx.tiles.pieces),
+            grads or each,
             inputs_of_gradient(x, stages, dtype),
             ctx.array.real(weight).to(dtype),
             ctx.needs_input_grad[:2],

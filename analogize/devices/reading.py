@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from analogize.devices.curves import evaluate
+from analogize.devices.random import Draws
 from analogize.product import Convolution, Product
 from analogize.quantize import Bound
 from analogize.targets.conductance import Conductance
@@ -122,6 +123,36 @@ def disturbance(
         output=output * adc_range if output else 0.0,
         cells=cells,
     )
+
+
+def read_once(
+    noise: Sequence[NoiseModel],
+    weights: Tensor,
+    width: Bound,
+    conductance: Conductance | None,
+    full: Bound,
+    draws: Draws,
+    name: str,
+) -> Tensor:
+    """Weights with one draw of their read noise, as a unit input to every row by itself finds them.
+
+    Args:
+        noise: a target's noise models; those that are no read noise are passed over.
+        weights: a chip's, in array units.
+        width: W_max - W_min in array units, viewed against the weights.
+        conductance: the mapping, or None.
+        full: the weight that takes the whole conductance range, in array units.
+        draws: of the chip.
+        name: of the draw.
+    """
+    reads = [m for m in noise if isinstance(m, ReadNoise)]
+    found = disturbance(reads, width, 0.0, conductance, full)
+    if found is None:
+        return weights
+    variance = found.multiplicative**2 * weights.square() + found.additive**2
+    if found.cells is not None:
+        variance = variance + found.cells.variance(weights)
+    return weights + draws.normal(name, weights) * variance.sqrt()
 
 
 def squared_norm(x: Tensor, weights: Tensor, product: Product) -> Tensor:

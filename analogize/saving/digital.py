@@ -11,6 +11,7 @@ from analogize.capture.choose import restore
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp
+from analogize.devices.compensation import against_weights, is_of_tiles
 from analogize.errors import SavingError
 from analogize.model.copying import copied
 from analogize.model.module import AnalogModule
@@ -84,6 +85,9 @@ def chip_weights(op: AnalogOp, weight: Tensor) -> Tensor:
     if array.correction is None:
         return real
     factor = array.correction
+    if is_of_tiles(factor, array.product):
+        assert array.layout is not None, "tiles have a size"
+        return real * against_weights(factor.flatten(1), array.layout)
     if factor.ndim:
         factor = array.product.channels(factor.flatten(), array.shape)
     return real * factor

@@ -13,6 +13,7 @@ from analogize.crossbar.chip import weight_of
 from analogize.crossbar.located import Located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
+from analogize.devices.compensation import is_of_tiles
 from analogize.errors import CalibrationError, ExportError
 from analogize.onnx.writing.body import Array
 from analogize.onnx.writing.runtime_noise import RuntimeNoise, plan_noise
@@ -90,6 +91,11 @@ def plan_regions(
         kept = stored[key]
         draws = noise == "runtime"
         correction = op.array.correction if noise == "programmed" and seed is None else None
+        if is_of_tiles(correction, op.product):
+            raise ExportError(
+                f"region '{region.name}': its drift is corrected tile by tile, which a graph does "
+                "not hold; program the chip with compensation='column' or 'global'"
+            )
         plans.append(
             RegionPlan(
                 id=name,
