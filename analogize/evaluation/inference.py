@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from analogize.crossbar.chip import program
 from analogize.crossbar.ops import operators
 from analogize.errors import AnalogizeError, EvaluationError
-from analogize.evaluation.metrics import Score, describe
+from analogize.evaluation.metrics import Accuracy, Score, describe
 from analogize.model.calls import Call, batch_call, device_of, split_labels
 
 
@@ -23,11 +24,13 @@ class Pass(NamedTuple):
         value: The metric.
         samples: Number of samples.
         drew: Whether the model drew random numbers, besides those of its chip.
+        hits: Which samples were right (``hits.pack``); None for metrics that do not say.
     """
 
     value: float
     samples: int
     drew: bool
+    hits: str | None = None
 
 
 @torch.no_grad()
@@ -73,7 +76,16 @@ def run_chip(
         samples += count
     if samples == 0:
         raise EvaluationError("the data hold no sample; evaluate() needs at least one batch")
-    return Pass(score.value(), samples, drew)
+    return Pass(score.value(), samples, drew, hits_of(score, data))
+
+
+def hits_of(score: Score, data: Iterable[Any]) -> str | None:
+    """Which samples were right since the last ``reset``, where ``score`` tells.
+
+    None of a loader that shuffles: every chip has another order.
+    """
+    is_shuffled = isinstance(getattr(data, "sampler", None), RandomSampler)
+    return score.hits() if isinstance(score, Accuracy) and not is_shuffled else None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, computed_field
 
 from analogize.display.tables import shortened
 from analogize.errors import EvaluationError
+from analogize.evaluation.hits import matrix, two_way_interval
 from analogize.evaluation.intervals import (
     binomial_interval,
     bounded_interval,
@@ -88,6 +89,7 @@ class Level(BaseModel):
             were needed, and give the interval its standard deviation.
         bounds: The least and the largest value that the metric can have; None where not known.
         resolution: The step in which it changes: of a share of the samples, one of them.
+        hits: Which samples each chip got right, for accuracies of one prediction a sample.
     """
 
     # Statistics are written to the file for its readers, and computed again when it is read.
@@ -101,6 +103,7 @@ class Level(BaseModel):
     pilot: int | None = Field(default=None, ge=2)
     bounds: tuple[FiniteFloat, FiniteFloat] | None = None
     resolution: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    hits: tuple[str, ...] = Field(default=(), repr=False)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Its values by their number, where they are many."""
@@ -135,6 +138,20 @@ class Level(BaseModel):
             floor = spread_floor(self.pilot, self.resolution)
             return stein_interval(self.values, self.pilot, floor=floor)
         return t_interval(self.values, floor=spread_floor(len(self.values), self.resolution))
+
+    @property
+    def interval_over_samples(self) -> tuple[float, float] | None:
+        """95 % interval of the mean over all chips and all samples like these, by a bootstrap.
+
+        ``interval`` is of these very samples: others, however many chips, may score another mean.
+        Chips and samples are drawn again (``hits.two_way_interval``); of one chip, or where nothing
+        is drawn, samples alone. None for metrics other than an accuracy of one prediction a sample,
+        for results of before hits were kept, and where chips saw the samples in another order.
+        """
+        if len(self.hits) != len(self.values):
+            return None
+        found = matrix(self.hits)
+        return None if found is None else two_way_interval(found)
 
     @property
     def bounded_interval(self) -> tuple[float, float] | None:

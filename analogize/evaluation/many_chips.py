@@ -25,6 +25,7 @@ from analogize.errors import AnalogizeError, ChipError, EvaluationError
 from analogize.evaluation.inference import (
     Pass,
     generator_states,
+    hits_of,
     run_chip,
     seed_generators,
     undisturbed,
@@ -132,7 +133,7 @@ def run_chips(
         samples += count
     if samples == 0:
         raise EvaluationError("the data hold no sample; evaluate() needs at least one batch")
-    return [Pass(score.value(), samples, False) for score in used]
+    return [Pass(score.value(), samples, False, hits_of(score, data)) for score in used]
 
 
 def _refuse_what_cannot_be_batched(model: nn.Module, call: Call, chips: dict[str, Tensor]) -> Any:

@@ -154,5 +154,8 @@ def _extended(
     values = (*level.values, *(done.value for done in found))
     # Of accuracy the smallest step is known, one sample.
     step = 1 / result.samples if result.metric == "accuracy" and result.samples else None
-    known = {"bounds": bounds, "resolution": step}
+    new = [done.hits for done in found]
+    hits = (*level.hits, *(line for line in new if line is not None))
+    # Of some chips alone they would be in the places of others.
+    known = {"bounds": bounds, "resolution": step, "hits": hits if len(hits) == len(values) else ()}
     return result.with_values(index, values, deterministic=alike, **known)

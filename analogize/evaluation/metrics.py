@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from analogize.errors import AnalogizeError, EvaluationError
+from analogize.evaluation.hits import pack
 from analogize.model.scores import scored
 
 MetricLike = str | torchmetrics.Metric | Callable[[Any, Any], Any]
@@ -108,10 +109,11 @@ class Accuracy:
         self._score: TorchMetric | None = None
         self._device = torch.device("cpu")
         self._has_nan = self._has_stranger = torch.zeros((), dtype=torch.bool)
+        self._hits: list[tuple[Tensor, Tensor]] = []
 
     def reset(self, device: torch.device) -> None:
         """Forget every batch."""
-        self._device = device
+        self._device, self._hits = device, []
         self._has_nan = self._has_stranger = torch.zeros((), dtype=torch.bool, device=device)
         if self._score is not None:
             self._score.reset(device)
@@ -139,6 +141,7 @@ class Accuracy:
         self._has_nan = self._has_nan | outputs.isnan().any()
         self._score.update(outputs, targets, count)
         # Checked at the end of the pass, so that no batch waits for the device.
+        self._hits.append((outputs.argmax(1) == targets, targets))
         strange = (targets < 0) | (targets >= self._classes)
         self._has_stranger = self._has_stranger | strange.any()
 
@@ -153,6 +156,13 @@ class Accuracy:
             )
         assert self._score is not None, "value() follows at least one update()"
         return self._score.value()
+
+    def hits(self) -> str | None:
+        """Which samples were right; None where a sample has several predictions."""
+        if not self._hits or any(hits.ndim != 1 for hits, _ in self._hits):
+            return None
+        hits, targets = (torch.cat(parts) for parts in zip(*self._hits, strict=True))
+        return pack(hits, targets)
 
 
 class BatchMean:

@@ -60,7 +60,7 @@ def _require_tied(level: Level, seed: int, resume: str | os.PathLike[str]) -> No
     )
 
 
-_KEPT = ("values", "deterministic", "bounds", "resolution")
+_KEPT = ("values", "deterministic", "bounds", "resolution", "hits")
 
 
 def _continued(empty: Evaluation, before: Evaluation) -> Evaluation:
@@ -71,5 +71,6 @@ def _continued(empty: Evaluation, before: Evaluation) -> Evaluation:
     )
     full = empty.model_copy(update={"levels": kept, "samples": before.samples})
     for index, level in enumerate(kept):
-        full = full.with_values(index, level.values[: full.needed(index)])
+        count = full.needed(index)
+        full = full.with_values(index, level.values[:count], hits=level.hits[:count])
     return full

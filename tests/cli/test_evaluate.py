@@ -218,7 +218,7 @@ def test_over_time(trained: DigitsNet, weights: str, tmp_path: Path) -> None:
     [
         (["--drift-time", "1 fortnight"], "drift_time '1 fortnight' is no time"),
         (["--drift-time", "1 day,1 day"], "drift_time holds 1 day twice"),
-        (["--compensation", "all"], "'none', 'global', 'column'"),
+        (["--compensation", "all"], "'none', 'global', 'tile', 'column'"),
         (["--recalibrate"], "has no BatchNorm layer with running statistics"),
     ],
 )
