@@ -98,7 +98,10 @@ def test_a_shuffling_loader_draws_but_the_model_does_not(
     result = evaluate(analog, loader, eta=[0.0, 0.1], instances=3)
     assert result.levels[0].deterministic
     # Counts of hits do not depend on the order.
-    assert result.levels == evaluate(analog, batches, eta=[0.0, 0.1], instances=3).levels
+    unshuffled = evaluate(analog, batches, eta=[0.0, 0.1], instances=3)
+    # Which samples were right is not kept in an order that is another for every chip.
+    for level, other in zip(result.levels, unshuffled.levels, strict=True):
+        assert level == other.model_copy(update={"hits": ()})
 
 
 def test_a_spread_of_eta_is_noise_at_eta_zero(
