@@ -20,6 +20,7 @@ from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.loading import renew_ranges
+from analogize.crossbar.located import learned_ranges
 from analogize.crossbar.reading_back import read_chip
 from analogize.errors import AnalogizeError
 from analogize.evaluation.adapt import Adaptation, Adapted, adapt
@@ -85,6 +86,7 @@ __all__ = [
     "erase",
     "evaluate",
     "export_onnx",
+    "learned_ranges",
     "load",
     "load_chip",
     "load_onnx",

@@ -25,6 +25,7 @@ _INHERITED_IN_PART = (
     "AbsMaxRange",
     "MinMaxRange",
     "LeastSquaresRange",
+    "LearnedRange",
     "FixedRange",
     "FullRange",
     "BoundRange",

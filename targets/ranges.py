@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from analogize.targets.base import Percentile, Positive, Real, Spec, refuse
+from analogize.targets.base import Level, Percentile, Positive, Probability, Real, Spec, refuse
 
 Grid = Literal["affine", "symmetric"]
 
@@ -116,8 +116,37 @@ WeightRange = Annotated[
     Field(discriminator="kind"),
 ]
 CalibratedRange = PercentileRange | MinMaxRange | StdRange | LeastSquaresRange
+
+
+class LearnedRange(Spec):
+    """A range that is trained with the weights, from what calibration data say; fixed on a chip.
+
+    outward: values beyond the range push it out, by as much as the loss gains from more of them,
+    and a decay pulls it in as long as few values are beyond (aihwkit's and Analog Foundation
+    Models'). lsq: the straight-through gradient of clipping and rounding, which finds the range
+    of least loss by itself (Esser et al., Learned Step Size Quantization, arXiv:1902.08153).
+    """
+
+    kind: Literal["learned"] = "learned"
+    start: Annotated[CalibratedRange, Field(discriminator="kind")] = Field(
+        default=LeastSquaresRange(), description="Where it begins: a rule for calibration data."
+    )
+    gradient: Literal["outward", "lsq"] = Field(
+        default="outward", description="How the loss moves it."
+    )
+    decay: Level = Field(
+        default=0.01,
+        description="Pull inward: a share of the range that is added to its gradient (kind of "
+        "weight decay); with lsq often 0.",
+    )
+    inside: Probability = Field(
+        default=0.95,
+        description="The decay acts only where more than this share of a batch's values is inside.",
+    )
+
+
 ConverterRange = Annotated[
-    CalibratedRange | FixedRange | FullRange | BoundRange | VectorRange,
+    CalibratedRange | LearnedRange | FixedRange | FullRange | BoundRange | VectorRange,
     Field(discriminator="kind"),
 ]
 

@@ -46,6 +46,7 @@ from analogize.targets.ranges import (
     FixedRange,
     FullRange,
     Grid,
+    LearnedRange,
     LeastSquaresRange,
     MinMaxRange,
     PercentileRange,
@@ -71,6 +72,7 @@ __all__ = [
     "FixedSNRNoise",
     "FullRange",
     "GaussianNoise",
+    "LearnedRange",
     "LeastSquaresRange",
     "MinMaxRange",
     "NoiseModel",
@@ -142,8 +144,8 @@ class Converter(Spec):
         default=LeastSquaresRange(),
         description="What calibration data say: the range of least squared error (mse), "
         "percentiles (the paper's 0.1 and 99.9), minmax, a multiple of the deviation (std); or "
-        "fixed; or for a DAC one a vector; or for an ADC a bound, or every sum that a tile can "
-        "produce (full).",
+        "learned from there on, with the weights; or fixed; or for a DAC one a vector; or for an "
+        "ADC a bound, or every sum that a tile can produce (full).",
     )
     granularity: Literal["tensor", "channel"] = Field(
         default="tensor",

@@ -16,6 +16,7 @@ from analogize.targets.spec import (
     Digital,
     FixedRange,
     FullRange,
+    LearnedRange,
     LeastSquaresRange,
     MinMaxRange,
     PercentileRange,
@@ -101,7 +102,8 @@ def _weights(weights: Weights) -> str:
 def _converter(converter: Converter) -> str:
     if converter.bits is None:
         return "none"
-    data = " of the calibration data" if isinstance(converter.range, CalibratedRange) else ""
+    is_of_data = isinstance(converter.range, CalibratedRange | LearnedRange)
+    data = " of the calibration data" if is_of_data else ""
     each = ", one per output channel" if converter.granularity == "channel" else ""
     return f"{_grid(converter)} over {_range(converter.range)}{data}{each}"
 
@@ -112,16 +114,12 @@ def _grid(part: Weights | Converter) -> str:
 
 def _range(values: WeightRange | ConverterRange) -> str:
     match values:
-        case StdRange():
-            return f"±{values.multiple:g} standard deviations"
-        case PercentileRange():
-            return f"percentiles {values.low:g} to {values.high:g}"
+        case StdRange() | PercentileRange() | MinMaxRange() | LeastSquaresRange():
+            return _rule(values)
         case AbsMaxRange():
             return "± the largest magnitude"
-        case MinMaxRange():
-            return "the smallest to the largest value"
-        case LeastSquaresRange():
-            return "the range of least squared error"
+        case LearnedRange():
+            return _learned(values)
         case FullRange():
             return "every sum a tile can produce"
         case BoundRange():
@@ -130,6 +128,26 @@ def _range(values: WeightRange | ConverterRange) -> str:
             return "the values of each vector"
         case FixedRange():
             return f"[{values.min:g}, {values.max:g}]"
+
+
+def _rule(rule: CalibratedRange) -> str:
+    match rule:
+        case StdRange():
+            return f"±{rule.multiple:g} standard deviations"
+        case PercentileRange():
+            return f"percentiles {rule.low:g} to {rule.high:g}"
+        case MinMaxRange():
+            return "the smallest to the largest value"
+        case LeastSquaresRange():
+            return "the range of least squared error"
+
+
+def _learned(values: LearnedRange) -> str:
+    how = "with the gradient of lsq" if values.gradient == "lsq" else "pushed out by values beyond"
+    pull = ""
+    if values.decay:
+        pull = f", decaying by {values.decay:g} while more than {values.inside:.3g} are inside"
+    return f"a learned range ({how}{pull}) that starts at {_rule(values.start)}"
 
 
 def _digital(digital: Digital) -> str:

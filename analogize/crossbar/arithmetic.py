@@ -26,6 +26,13 @@ from torch import Tensor
 
 from analogize.crossbar import straight
 from analogize.crossbar.array import WeightArray
+from analogize.crossbar.learned import (
+    Learning,
+    adc_gradient,
+    dac_gradient,
+    saturated,
+    sums_rest,
+)
 from analogize.crossbar.rounding import convert
 from analogize.crossbar.spans import Spans
 from analogize.crossbar.straight import (
@@ -58,6 +65,8 @@ class Stages(NamedTuple):
         signals: what drivers, columns and converters do to signals, or None.
         corrections: digital factors of the tiles, viewed against the output, rows of tiles first;
             or None.
+        x_learning: how the DAC's range is learned; None where it is fixed.
+        y_learning: how the ADC's is.
     """
 
     x_scale: Tensor | None
@@ -74,6 +83,8 @@ class Stages(NamedTuple):
     shares: Tensor | None = None
     signals: Signals | None = None
     corrections: Tensor | None = None
+    x_learning: Learning | None = None
+    y_learning: Learning | None = None
 
 
 class Dtypes(NamedTuple):
@@ -97,14 +108,18 @@ def infer(x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: 
 class Differentiable(torch.autograd.Function):
     """The forward pass with its explicit backward; returns (y, where the ADC saturates).
 
-    ``apply(x, weight, used, array, product, stages, dtypes)``: ``used`` are the weights of this
-    pass in array units, ``weight`` the parameter that receives the gradient.
+    ``apply(x, weight, dac, adc, used, array, product, stages, dtypes)``: ``used`` are the weights
+    of this pass in array units, ``weight`` the parameter that receives the gradient, and ``dac``
+    and ``adc`` the learned ranges that do, or None. Where the ADC's is, the second result is what
+    ``learned.rest`` says. Gradients of ranges are not differentiable themselves.
     """
 
     @staticmethod
     def forward(
         x: Tensor,
         weight: Tensor,
+        dac: Tensor | None,
+        adc: Tensor | None,
         used: Tensor,
         array: WeightArray,
         product: Product,
@@ -116,48 +131,79 @@ class Differentiable(torch.autograd.Function):
             return infer(x, used, product, stages, dtypes), None
         acc = _accumulate(x, used, product, stages, dtypes)
         ends, output = (stages.y_low, stages.y_high), dtypes.output
-        y, beyond = convert(acc, stages.step, *ends, stages.y_scale, output, wants_beyond=True)
-        return (y if stages.spans is None else stages.spans.rescale(y, x)), beyond
+        change = sums_rest(acc, stages, adc)
+        wants = change is None
+        y, beyond = convert(acc, stages.step, *ends, stages.y_scale, output, wants_beyond=wants)
+        y = y if stages.spans is None else stages.spans.rescale(y, x)
+        return y, beyond if wants else change
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         """Keep the operands, which the digital operator would keep too."""
-        x, weight, _, ctx.array, ctx.product, ctx.stages, ctx.dtypes = inputs
+        x, weight, dac, adc, _, ctx.array, ctx.product, ctx.stages, ctx.dtypes = inputs
         excess = output[1]
         if excess is not None:
             ctx.mark_non_differentiable(excess)
-        ctx.save_for_backward(x, weight, excess)
+        ctx.save_for_backward(x, weight, dac, adc, excess)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients for x and weight."""
+        """Gradients for x, weight and the ranges."""
         if grad is None:
-            return (None,) * 7
-        x, weight, excess = ctx.saved_tensors
+            return (None,) * 9
+        if not straight.is_wanted():
+            return *_explicit(ctx, grad), None, None, None, None, None
+        adc, excess = ctx.saved_tensors[3:]
         stages: Stages = ctx.stages
-        if straight.is_wanted():
-            made = partial(linearized, array=ctx.array, product=ctx.product, stages=stages)
-            found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=excess))
-            return *found, None, None, None, None, None
-        dtype = ctx.dtypes.product
-        if excess is not None:
-            grad = stop_saturated(grad, excess)
-        # With weights in their own units, the scales of all stages cancel in x's gradient.
-        grad_x, grad_w = ctx.product.backward(
-            grad.to(dtype),
-            inputs_of_gradient(x, stages, dtype),
-            ctx.array.real(weight).to(dtype),
-            ctx.needs_input_grad[:2],
-        )
-        if grad_x is not None:
-            grad_x = stop_outside(grad_x.to(x.dtype), x, stages)
-        if grad_w is not None:
-            grad_w = grad_w.to(weight.dtype)
-            if stages.x_scale is not None and stages.spans is None:
-                grad_w = grad_w.mul_(stages.x_scale)
-            grad_w = ctx.array.mask_gradient(grad_w, weight)
-        return grad_x, grad_w, None, None, None, None, None
+        beyond = None if excess is None else saturated(excess, stages, adc)
+        made = partial(linearized, array=ctx.array, product=ctx.product, stages=stages)
+        found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=beyond))
+        ranges: tuple[Tensor | None, ...] = (None, None)
+        if any(ctx.needs_input_grad[2:4]):
+            with torch.no_grad():
+                ranges = _explicit(ctx, grad.detach().clone())[2:]
+        return *found, *ranges, None, None, None, None, None
+
+
+def _explicit(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients for x, weight and the ranges, once."""
+    x, weight, dac, adc, excess = ctx.saved_tensors
+    stages: Stages = ctx.stages
+    dtype, needs = ctx.dtypes.product, ctx.needs_input_grad
+    grad_dac = grad_adc = None
+    if excess is not None:
+        if needs[3]:
+            grad_adc = adc_gradient(adc, grad, excess, x, ctx.product, stages)
+        grad = stop_saturated(grad, saturated(excess, stages, adc))
+    # With weights in their own units, the scales of all stages cancel in x's gradient.
+    grad_x, grad_w = ctx.product.backward(
+        grad.to(dtype),
+        inputs_of_gradient(x, stages, dtype),
+        ctx.array.real(weight).to(dtype),
+        (needs[0] or needs[2], needs[1]),
+    )
+    if needs[2]:
+        grad_dac = dac_gradient(dac, grad_x, x, stages)
+    return *ended(ctx, grad_x, grad_w), grad_dac, grad_adc
+
+
+def ended(
+    ctx: Any, grad_x: Tensor | None, grad_w: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of x and weight, from those of the product; either may be overwritten."""
+    x, weight, *_ = ctx.saved_tensors
+    stages: Stages = ctx.stages
+    if not ctx.needs_input_grad[0]:
+        grad_x = None
+    if grad_x is not None:
+        grad_x = stop_outside(grad_x.to(x.dtype), x, stages)
+    if grad_w is not None:
+        grad_w = grad_w.to(weight.dtype)
+        if stages.x_scale is not None and stages.spans is None:
+            grad_w = grad_w.mul_(stages.x_scale)
+        grad_w = ctx.array.mask_gradient(grad_w, weight)
+    return grad_x, grad_w
 
 
 def linearized(
@@ -187,7 +233,7 @@ def transformed(
 ) -> Tensor:
     """The forward pass in plain operators, which any transform of torch.func can follow."""
     fixed = array, product, stages, dtypes
-    y, beyond = Differentiable.forward(x.detach(), weight.detach(), used, *fixed)
+    y, beyond = Differentiable.forward(x.detach(), weight.detach(), None, None, used, *fixed)
     made = linearized(
         x, weight, array=array, product=product, stages=stages, dtypes=dtypes, beyond=beyond
     )

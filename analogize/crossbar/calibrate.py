@@ -137,8 +137,8 @@ class _Watch:
         ]
 
     def _range(self, where: str, converter: Converter, stream: Stream | Columns) -> _Found:
-        rule = converter.settings.range
-        assert isinstance(rule, spec.CalibratedRange)
+        rule = converter.rule
+        assert rule is not None, "only such converters are watched"
         if stream.seen == 0:
             return _Found(where)
         resolution = 0.0

@@ -251,7 +251,7 @@ def clip_weights(model: nn.Module) -> int:
 
     The paper trains with clipped weights, because a network whose range may grow learns to drown
     the noise in larger weights (Noisy Machines, section 5.1). Call it after every optimizer step;
-    where a model is sharded, on every process.
+    where a model is sharded, on every process. Learned ranges of converters are confined too.
 
     Returns:
         How many weights were moved, of those that this process holds. Weights that are computed
@@ -265,6 +265,7 @@ def clip_weights(model: nn.Module) -> int:
     ops = _require_operators(model)
     drop_copies(model)
     for op in ops:
+        op.follow(wholly=True)
         array, weight = op.array, op.stored.value()
         if not op.is_calibrated and array.is_pending:
             array.settle(whole(weight))

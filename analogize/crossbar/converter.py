@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from analogize.crossbar.learned import Learning
 from analogize.errors import CalibrationError
 from analogize.quantize import Bound, Grid, make_grid, to_codes
 from analogize.targets import spec
@@ -59,19 +60,32 @@ class FixedRange(nn.Module):
         self.scale = None
         if self.bits is None or self.range.is_meta or not self.is_known:
             return
-        grid = make_grid(self.range[0], self.range[1], self.bits, self.kind)
+        low, high = self.range.detach()
+        grid = make_grid(low, high, self.bits, self.kind)
         self.scale, self.low, self.high = grid.scale, grid.low, grid.high
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept = self.range
+        # A parameter stays the same object, and its values are replaced.
+        before, kept = self.range, self.range.detach()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if kept.is_meta and not self.range.is_meta:
-            self.range = torch.full_like(self.range, torch.nan)
-        elif self.range is not kept and not self.range.is_meta:
+            self._set(torch.full_like(self.range, torch.nan, dtype=torch.float32))
+        elif not self.range.is_meta and (self.range is not before or self._is_parameter):
             # Also after to_empty(), which keeps no values.
-            self.range = kept.to(self.range.device)
+            self._set(kept.to(self.range.device))
         self.refresh()
         return self
+
+    @property
+    def _is_parameter(self) -> bool:
+        return "range" in self._parameters
+
+    def _set(self, ends: Tensor) -> None:
+        """Let the range be ``ends``, of any device; a parameter stays the one that it is."""
+        if self._is_parameter:
+            self.range.data = ends
+        else:
+            self.range = ends
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -88,10 +102,12 @@ class Converter(FixedRange):
     Paper: inputs are quantized before the noisy product and its results after it, before the bias
     is added (section 5.1); percentiles of a calibration set fix the range (section 5.2). The range
     of a DAC that finds one for every vector is that of a vector whose values span 1. [0, 0] is what
-    data that are all zero give: the converter waits for others.
+    data that are all zero give: the converter waits for others. A range that is learned is a
+    parameter; ``learned.py`` has its gradient.
 
     Attributes:
         settings: what the target says.
+        learning: how the range is learned, or None.
         quality: power of the calibration data over that of what rounding and clipping change, in
             decibels; None before calibration, and in a copy loaded from a file.
         better: the quality that ranges of other kinds would give, where this one's is low.
@@ -102,14 +118,30 @@ class Converter(FixedRange):
         ends = torch.tensor(_ends(settings))
         if settings.granularity == "channel":
             ends = ends.unsqueeze(1).expand(2, channels).clone()
+        self.learning: Learning | None = None
+        self._laid: tuple[Tensor, int] | None = None
         super().__init__(ends, settings.bits, settings.grid, settings.bits is not None)
+        if settings.bits is not None and isinstance(settings.range, spec.LearnedRange):
+            symmetric = settings.grid == "symmetric"
+            steps = 2.0**settings.bits - (2 if symmetric else 1)
+            self.learning = Learning(settings.range, symmetric, steps)
+            ends = self.range
+            del self.range
+            self.register_parameter("range", nn.Parameter(ends))
         self.quality: float | None = None
         self.better: dict[str, float] = {}
 
     @property
     def wants_calibration(self) -> bool:
         """Whether the range comes from data."""
-        return self.bits is not None and isinstance(self.settings.range, spec.CalibratedRange)
+        return self.bits is not None and self.rule is not None
+
+    @property
+    def rule(self) -> spec.CalibratedRange | None:
+        """What makes a range of calibration data; None where it comes from elsewhere."""
+        rule = self.settings.range
+        rule = rule.start if isinstance(rule, spec.LearnedRange) else rule
+        return rule if isinstance(rule, spec.CalibratedRange) else None
 
     @property
     def covers_all(self) -> bool:
@@ -146,7 +178,8 @@ class Converter(FixedRange):
 
     def wait(self) -> None:
         """Note that calibration brought nothing but zeros here."""
-        self.range.zero_()
+        with torch.no_grad():
+            self.range.zero_()
         self.quality, self.better = None, {}
         self.refresh()
 
@@ -165,8 +198,46 @@ class Converter(FixedRange):
                 "different finite values; calibrate with data that vary, or give the target a "
                 "fixed range for this converter"
             )
-        self.range.copy_(ends)
+        if self.learning is not None:
+            ends = self._around_zero(ends)
+        with torch.no_grad():
+            self.range.copy_(ends)
         self.refresh()
+
+    def refresh(self) -> None:
+        """Lay the grid anew, and remember of a learned range where it lay."""
+        super().refresh()
+        if self.learning is not None and self.scale is not None:
+            self._laid = self.range.detach().clone(), self.range._version
+
+    @torch.no_grad()
+    def confine(self, wholly: bool = False) -> bool:
+        """Keep a learned range a range after an optimizer's step; returns whether it had moved.
+
+        Its ends stay on their sides of zero, those of a symmetric range opposite, and no step
+        brings one more than half the way to zero: a range that is proportional to its own steps
+        would never come back from there.
+
+        Args:
+            wholly: whether to look even if torch knows of no write to it.
+        """
+        if self.learning is None or self._laid is None or not self.is_known:
+            return False
+        laid, version = self._laid
+        if self.range._version == version and not wholly:
+            return False
+        (low, high), least = self._around_zero(self.range), self._around_zero(laid / 2)
+        ends = torch.minimum(low, least[0]), torch.maximum(high, least[1])
+        self.range.copy_(torch.stack(ends))
+        self.refresh()
+        return True
+
+    def _around_zero(self, ends: Tensor) -> Tensor:
+        """The range that the grid over ``ends`` has: symmetric, or with zero in it."""
+        if self.learning is not None and self.learning.symmetric:
+            half = ends.abs().amax(0)
+            return torch.stack([-half, half])
+        return torch.stack([ends[0].clamp(max=0), ends[1].clamp(min=0)])
 
     def forward(self, values: Tensor) -> Tensor:
         """Zero-centred codes of ``values``; ``values`` themselves without bits. Any shape."""
@@ -189,7 +260,8 @@ class Converter(FixedRange):
         if self.range.ndim > 1:
             return f"{self.range.shape[1]} channels"
         low, high = self.range.tolist()
-        return f"±{high:.3g}" if low == -high else f"[{low:.3g}, {high:.3g}]"
+        learned = "learned " if self.learning is not None else ""
+        return learned + (f"±{high:.3g}" if low == -high else f"[{low:.3g}, {high:.3g}]")
 
 
 def _ends(settings: spec.Converter) -> list[float]:

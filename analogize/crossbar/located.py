@@ -42,3 +42,22 @@ def located(model: nn.Module) -> tuple[Located, ...]:
         prefix = "" if alone else place_of(paths[id(op)], places)
         found.append(Located(op, op.region.within(prefix, number), prefix + op.array.name))
     return tuple(found)
+
+
+def learned_ranges(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The converters' ranges that are learned, by their names in ``model``; for an optimizer.
+
+    They are parameters like any other, so that an optimizer of all parameters trains them. One of
+    their own gives them another learning rate, or no weight decay::
+
+        ranges = learned_ranges(analog)
+        rest = [p for name, p in analog.named_parameters() if name not in ranges]
+        torch.optim.AdamW([{"params": rest}, {"params": ranges.values(), "weight_decay": 0.0}])
+    """
+    ends = {
+        id(converter.range)
+        for op in operators(model)
+        for converter in (op.dac, op.adc)
+        if converter.learning is not None
+    }
+    return {name: p for name, p in model.named_parameters() if id(p) in ends}

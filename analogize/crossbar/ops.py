@@ -18,6 +18,7 @@ from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer,
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.converter import SMALLEST, Converter
 from analogize.crossbar.fresh import fresh_weights
+from analogize.crossbar.learned import Ranges
 from analogize.crossbar.periphery import has_signals, signals_of
 from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
@@ -103,9 +104,29 @@ class AnalogOp(nn.Module):
         is_pending = array.is_pending
         has_ranges = all(c.bits is None or c.scale is not None for c in needs_range)
         self.is_calibrated = has_ranges and not is_pending
+        self._learns = dac.learning is not None or adc.learning is not None
         converts = self._stages.y_scale is not None
         is_bare = dac.scale is None and not converts and not array.clips
         self._is_bare = is_bare and self.is_calibrated
+
+    def follow(self, *, wholly: bool = False) -> None:
+        """Take learned ranges as an optimizer's step left them, confined; does nothing otherwise.
+
+        Args:
+            wholly: whether to look at the ranges even if torch knows of no write to them.
+        """
+        if self._learns:
+            moved = [c.confine(wholly) for c in (self.dac, self.adc)]
+            if any(moved):
+                self.refresh()
+
+    @property
+    def _learned(self) -> Ranges:
+        """The ranges that a training pass gives gradients to."""
+        if not self._learns:
+            return Ranges()
+        dac, adc = (c.range if c.learning is not None else None for c in (self.dac, self.adc))
+        return Ranges(dac, adc)
 
     @property
     def is_exact(self) -> bool:
@@ -162,6 +183,8 @@ class AnalogOp(nn.Module):
             self.observer(x, y)
             self._observed = None
             return y
+        if self._learns and not torch.compiler.is_compiling():
+            self.follow()
         if not self.is_calibrated:
             self._settle(weight)
             if not self.is_calibrated and (self.dac.waits or self.adc.waits):
@@ -174,7 +197,9 @@ class AnalogOp(nn.Module):
         if tiles is None:
             used = self.array.whole(used)
         stages = self._stages_in(mode)
-        y = self._convert(x, weight, used, tiles or product, stages, dtypes)
+        # A chip's converters are what they are.
+        ranges = self._learned if mode != "programmed" else Ranges()
+        y = self._convert(x, weight, ranges, used, tiles or product, stages, dtypes)
         if mode == "programmed":
             y = self._corrected(y)
         return y if self.side is None else self.side(y, x)
@@ -183,24 +208,24 @@ class AnalogOp(nn.Module):
         self,
         x: Tensor,
         weight: Tensor,
+        ranges: Ranges,
         used: Tensor,
         how: Product | Tiles,
         stages: Stages,
         dtypes: Dtypes,
     ) -> Tensor:
         """The product with the weights ``used``, differentiable where something asks for it."""
-        differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        asking = (x, weight, *(r for r in ranges if r is not None))
+        differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in asking)
         if transforms.are_active():
             return self._transformed(x, weight, used, how, stages, dtypes)
-        if isinstance(how, Tiles):
-            if not differentiable:
-                return infer_tiled(x, used, how, stages, dtypes)
-            operands = x, weight, used, self.array, how, stages, dtypes
-            y: Tensor = TiledDifferentiable.apply(*operands)[0]
-        elif not differentiable:
+        if not differentiable and isinstance(how, Tiles):
+            return infer_tiled(x, used, how, stages, dtypes)
+        if not differentiable and not isinstance(how, Tiles):
             return infer(x, used, how, stages, dtypes)
-        else:
-            y = Differentiable.apply(x, weight, used, self.array, how, stages, dtypes)[0]
+        function = TiledDifferentiable if isinstance(how, Tiles) else Differentiable
+        operands = x, weight, *ranges, used, self.array, how, stages, dtypes
+        y: Tensor = function.apply(*operands)[0]
         return y
 
     def _stages_in(self, mode: NoiseMode) -> Stages:

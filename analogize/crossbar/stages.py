@@ -57,6 +57,8 @@ def derive(
         gain=factor.float() if rescales and y_scale is None else None,
         spans=_spans(dac, array, product),
         shares=_shares(array, product) if adc.in_array_units else None,
+        x_learning=dac.learning,
+        y_learning=adc.learning,
     )
 
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from analogize.crossbar import straight
-from analogize.crossbar.arithmetic import Dtypes, Stages
+from analogize.crossbar.arithmetic import Dtypes, Stages, ended
 from analogize.crossbar.array import WeightArray
+from analogize.crossbar.learned import adc_gradient, dac_gradient, saturated, sums_rest
 from analogize.crossbar.rounding import convert
 from analogize.crossbar.straight import (
     input_codes,
     inputs_of_gradient,
-    stop_outside,
     stop_saturated,
 )
 from analogize.devices.signals import Part
@@ -142,6 +142,7 @@ def _convert(
     stages: Stages,
     dtypes: Dtypes,
     excesses: list[Tensor] | None,
+    adc: Tensor | None = None,
 ) -> Tensor:
     """The sum of all converted partial sums; appends where each saturates to ``excesses``."""
     assert stages.step is not None, "tiles matter only to an ADC"
@@ -151,8 +152,10 @@ def _convert(
     codes, weights = input_codes(x, stages, dtypes.product), weights.to(dtypes.product)
     with torch.autocast(x.device.type, enabled=False):
         for factor, acc in tiles.partial_sums(codes, weights, stages):
-            wants = excesses is not None
+            change = None if excesses is None else sums_rest(acc, stages, adc)
+            wants = excesses is not None and change is None
             part, excess = convert(acc, stages.step, *ends, None, dtypes.product, wants)
+            excess = excess if wants else change
             if excesses is not None and excess is not None:
                 excesses.append(excess)
             if isinstance(factor, Tensor) or factor != 1:
@@ -199,7 +202,7 @@ def transformed(
 ) -> Tensor:
     """As ``arithmetic.transformed``."""
     fixed = array, tiles, stages, dtypes
-    y, *beyond = TiledDifferentiable.forward(x.detach(), weight.detach(), used, *fixed)
+    y, *beyond = TiledDifferentiable.forward(x.detach(), weight.detach(), None, None, used, *fixed)
     made = linearized(
         x, weight, array=array, tiles=tiles, stages=stages, dtypes=dtypes, beyond=beyond
     )
@@ -209,13 +212,16 @@ def transformed(
 class TiledDifferentiable(torch.autograd.Function):
     """The forward pass with its explicit backward; returns (y, where each tile saturates...).
 
-    ``apply(x, weight, used, array, tiles, stages, dtypes)``, as ``crossbar.Differentiable``.
+    ``apply(x, weight, dac, adc, used, array, tiles, stages, dtypes)``, as
+    ``arithmetic.Differentiable``.
     """
 
     @staticmethod
     def forward(
         x: Tensor,
         weight: Tensor,
+        dac: Tensor | None,
+        adc: Tensor | None,
         used: Tensor,
         array: WeightArray,
         tiles: Tiles,
@@ -224,45 +230,57 @@ class TiledDifferentiable(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """See the class."""
         excesses: list[Tensor] | None = None if tiles.has_digits else []
-        y = _convert(x, used, tiles, stages, dtypes, excesses)
+        y = _convert(x, used, tiles, stages, dtypes, excesses, adc)
         return y, *(excesses or [])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep the operands, which the digital operator would keep too."""
-        x, weight, _, ctx.array, ctx.tiles, ctx.stages, ctx.dtypes = inputs
+        x, weight, dac, adc, _, ctx.array, ctx.tiles, ctx.stages, ctx.dtypes = inputs
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(x, weight, *output[1:])
+        ctx.save_for_backward(x, weight, dac, adc, *output[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients for x and weight."""
+        """Gradients for x, weight and the ranges."""
         if grad is None:
-            return (None,) * 7
-        x, weight, *excesses = ctx.saved_tensors
+            return (None,) * 9
+        if not straight.is_wanted():
+            return *_explicit(ctx, grad), None, None, None, None, None
+        adc, *excesses = ctx.saved_tensors[3:]
         stages: Stages = ctx.stages
-        if straight.is_wanted():
-            made = partial(linearized, array=ctx.array, tiles=ctx.tiles, stages=stages)
-            found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=excesses))
-            return *found, None, None, None, None, None
-        dtype = ctx.dtypes.product
-        grad = grad.to(dtype)
-        each = [grad] * len(ctx.tiles.pieces)
-        if stages.corrections is not None:
-            each = [grad * factor.to(dtype) for factor in stages.corrections]
-        grads = [stop_saturated(g, e) for g, e in zip(each, excesses, strict=False)]
-        grad_x, grad_w = ctx.tiles.backward(
-            grads or each,
-            inputs_of_gradient(x, stages, dtype),
-            ctx.array.real(weight).to(dtype),
-            ctx.needs_input_grad[:2],
-        )
-        if grad_x is not None:
-            grad_x = stop_outside(grad_x.to(x.dtype), x, stages)
-        if grad_w is not None:
-            grad_w = grad_w.to(weight.dtype)
-            if stages.x_scale is not None and stages.spans is None:
-                grad_w = grad_w.mul(stages.x_scale)
-            grad_w = ctx.array.mask_gradient(grad_w, weight)
-        return grad_x, grad_w, None, None, None, None, None
+        beyond = [saturated(each, stages, adc) for each in excesses]
+        made = partial(linearized, array=ctx.array, tiles=ctx.tiles, stages=stages)
+        found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=beyond))
+        ranges: tuple[Tensor | None, ...] = (None, None)
+        if any(ctx.needs_input_grad[2:4]):
+            with torch.no_grad():
+                ranges = _explicit(ctx, grad.detach().clone())[2:]
+        return *found, *ranges, None, None, None, None, None
+
+
+def _explicit(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients for x, weight and the ranges, once."""
+    x, weight, dac, adc, *excesses = ctx.saved_tensors
+    stages: Stages = ctx.stages
+    dtype, needs = ctx.dtypes.product, ctx.needs_input_grad
+    grad, grad_dac, grad_adc = grad.to(dtype), None, None
+    if needs[3] and excesses:
+        product = ctx.tiles.pieces[0].product
+        grad_adc = adc_gradient(adc, grad, torch.stack(excesses), x, product, stages)
+    each = [grad] * len(ctx.tiles.pieces)
+    if stages.corrections is not None:
+        each = [grad * factor.to(dtype) for factor in stages.corrections]
+    grads = [
+        stop_saturated(g, saturated(e, stages, adc)) for g, e in zip(each, excesses, strict=False)
+    ]
+    grad_x, grad_w = ctx.tiles.backward(
+        grads or each,
+        inputs_of_gradient(x, stages, dtype),
+        ctx.array.real(weight).to(dtype),
+        (needs[0] or needs[2], needs[1]),
+    )
+    if needs[2]:
+        grad_dac = dac_gradient(dac, grad_x, x, stages)
+    return *ended(ctx, grad_x, grad_w), grad_dac, grad_adc

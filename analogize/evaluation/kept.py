@@ -46,9 +46,10 @@ class Kept:
 
 
 def digital_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Every parameter, with its name, that no array is programmed from."""
+    """Every parameter, with its name, that is neither an array's nor a converter's."""
     analog: set[int] = set()
     for op in operators(model):
+        analog.update({id(op.dac.range), id(op.adc.range)})
         behind = op.stored.sources()
         analog.update(map(id, behind or [op.stored.value()]))
     return [(name, p) for name, p in model.named_parameters() if id(p) not in analog]

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program
 from analogize.crossbar.digest import target_digest
+from analogize.crossbar.located import learned_ranges
 from analogize.crossbar.noise import level
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed, integer
@@ -232,9 +233,15 @@ class Distillation(L.LightningModule):
         to shard kept modules one by one.
 
         Raises:
-            TrainingError: the strategy splits single products, which the operators do not.
+            TrainingError: the strategy splits single products, which the operators do not; or
+                ranges are learned, of which every process needs all.
         """
         if self.device_mesh is not None and not has_shards(self.student):
+            if learned := next(iter(learned_ranges(self.student)), None):
+                raise TrainingError(
+                    f"'{learned}' is learned, and ModelParallelStrategy would share out its two "
+                    'ends: use strategy="ddp", or a range that is calibrated'
+                )
             shard(self.student, self.device_mesh)
 
     def on_fit_start(self) -> None:
