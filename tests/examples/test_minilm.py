@@ -14,14 +14,18 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "minilm.py"
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
 def test_the_recipe_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
     options = ["--tiny", "--pairs", "8", "--chips", "2", "--times", "1 hour", "--steps", "3"]
     monkeypatch.setattr(sys, "argv", ["minilm.py", "--out", str(tmp_path), *options])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["digital"]["cosine"] == pytest.approx(1)
     for row in results["stages"].values():
-        assert -1 <= row["spearman"] <= 1
+        assert -1 <= row["off"]["spearman"] <= 1
     fitted = results["devices"]["pcm_joshi2020, fitting"]
-    low, high = fitted["chips"]["1 hour"]["cosine"]["interval"]
-    assert low <= fitted["chips"]["1 hour"]["cosine"]["mean"] <= high
-    assert results["distilled"]["pcm_joshi2020, fitting"]["steps"] == 3
+    low, high = fitted["1 hour"]["cosine"]["interval"]
+    assert low <= fitted["1 hour"]["cosine"]["mean"] <= high
+    assert fitted["count"] == len(fitted["values"]) == 2
+    assert results["distilled"]["pcm_joshi2020, fitting"]["count"] == 2
+    assert results["distillation"]["steps"] == 3
+    assert results["remedies"]["as it is"]["off"]["cosine"] <= 1
