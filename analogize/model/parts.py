@@ -90,6 +90,7 @@ def report_of(model: nn.Module) -> Report | None:
     outside = _outside(model, places)
     totals = [report.total_macs for report in found.values()]
     known = None if outside or None in totals else sum(totals)
+    samples = {report.samples for report in found.values()}
     return Report(
         target=" + ".join(dict.fromkeys(r.target for r in found.values())),
         digital=(*digital, *outside),
@@ -97,6 +98,8 @@ def report_of(model: nn.Module) -> Report | None:
         log=tuple(f"{place}{line}" for place, r in found.items() for line in r.log),
         capture=" + ".join(dict.fromkeys(r.capture for r in found.values())),
         declined=tuple(dict.fromkeys(line for r in found.values() for line in r.declined)),
+        # Parts that were shown batches of different sizes have no number in common.
+        samples=samples.pop() if len(samples) == 1 else 1,
     )
 
 

@@ -45,6 +45,7 @@ class Part(_Record):
         digital: the products left digital.
         chosen: those of them that a user chose, to choose again.
         total_macs: multiply-accumulates of the part on its example, or None.
+        samples: how many samples that example was.
         log: what the passes did.
         regions: every analog operator, in order.
         example: how the part was called when it was rewritten, see ``container``; or None.
@@ -57,6 +58,7 @@ class Part(_Record):
     digital: tuple[DigitalProduct, ...] = ()
     chosen: tuple[str, ...] = ()
     total_macs: int | None = None
+    samples: int = 1
     log: tuple[str, ...] = ()
     regions: tuple[Region, ...] = ()
     example: Any = None

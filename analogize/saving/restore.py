@@ -187,6 +187,7 @@ def _take_regions(module: nn.Module, part: Part, path: Any) -> None:
         report,
         digital=part.digital,
         total_macs=part.total_macs,
+        samples=part.samples,
         log=part.log,
         declined=part.declined,
     )

@@ -186,6 +186,7 @@ def _part(path: str, module: nn.Module, tensors: dict[str, Tensor]) -> Part:
         digital=report.digital,
         chosen=_chosen(report),
         total_macs=report.total_macs,
+        samples=report.samples,
         log=report.log,
         regions=tuple(op.region for op in operators(module)),
         example=example,

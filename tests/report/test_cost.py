@@ -1,12 +1,13 @@
 """The first-order estimate, against counting by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from analogize import analogize, summary
+from analogize import analogize, load, save, summary
 from analogize.targets.spec import Target
 
 
@@ -191,6 +192,14 @@ def test_a_table_a_layer() -> None:
 def test_figures_that_do_not_fit_together(cost: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Target.model_validate({"name": "t", "cost": cost})
+
+
+def test_a_saved_model_knows_its_example(tmp_path: Path) -> None:
+    x = torch.randn(8, 20)
+    analog = analogize(nn.Sequential(nn.Linear(20, 10)), "pcm_8bit", [x])
+    save(analog, tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", nn.Sequential(nn.Linear(20, 10)))
+    assert summary(loaded).work == summary(analog).work
 
 
 def test_an_unbatched_example_is_one_inference() -> None:
