@@ -165,8 +165,8 @@ class _Watch:
         return _Found(where, low, high, quality, better, instead)
 
 
-_EXTREMES = "whose percentiles coincide: their range is that of all values"
-_CONSTANT = "which met one constant value: their range reaches from it to 0"
+_EXTREMES = "percentiles that coincide, and have the range of all values instead"
+_CONSTANT = "one constant value, and have a range from it to 0"
 _ZEROS = "zeros"
 
 
@@ -200,15 +200,15 @@ def _tell(found: list[tuple[Converter, _Found]]) -> None:
     for converter, one in found:
         why = one.instead
         if one.low is None:
-            why = "which met nothing but zeros, if anything: they "
+            why = "nothing but zeros, if anything, and "
             why += "wait for a range" if converter.waits else "keep the range that they had"
         if why is not None:
             told.setdefault(why, []).append(one.where)
     for why, wheres in told.items():
         more = f" and {len(wheres) - _SHOWN} more" if len(wheres) > _SHOWN else ""
         warnings.warn(
-            f"there are converters, {why} ({', '.join(wheres[:_SHOWN])}{more}); calibrate with "
-            "data that vary there, or give the target another rule",
+            f"{', '.join(wheres[:_SHOWN])}{more} met {why}; calibrate with data that vary there, "
+            "or give the target another rule",
             stacklevel=3,
         )
 

@@ -56,7 +56,8 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
         ends = _least_squares_a_row(rows, settings)
     else:
         ends = torch.stack([_ends(row, settings) for row in rows], dim=1)
-    empty = (ends[0] >= ends[1]) | _are_equal(rows, rule)
+    ends = _with_extremes(rows, ends, rule, name)
+    empty = ~(ends[1] - ends[0] > _SMALLEST) | _are_equal(rows, rule)
     if bool(empty.any()) and settings.granularity == "channel":
         layer = find_range(
             weight, product, settings.model_copy(update={"granularity": "tensor"}), name
@@ -106,14 +107,37 @@ def _are_equal(rows: Tensor, rule: spec.WeightRange | None) -> Tensor:
     if not isinstance(rule, spec.StdRange | spec.PercentileRange | spec.MinMaxRange):
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     low, high = (end.double() for end in torch.aminmax(rows, dim=1))
-    rounding = 8 * torch.finfo(rows.dtype).eps
-    return high - low <= rounding * torch.maximum(low.abs(), high.abs())
+    return high - low <= _rounding(rows) * torch.maximum(low.abs(), high.abs())
+
+
+def _rounding(rows: Tensor) -> float:
+    """What rounding does to a value at most, as a share of it; ranges are float32."""
+    return 8 * max(torch.finfo(rows.dtype).eps, torch.finfo(torch.float32).eps)
+
+
+def _with_extremes(rows: Tensor, ends: Tensor, rule: spec.WeightRange | None, name: str) -> Tensor:
+    """The extremes for percentiles that coincide although the weights differ, as pruned ones."""
+    if not isinstance(rule, spec.PercentileRange):
+        return ends
+    extremes = torch.stack(torch.aminmax(rows.float(), dim=1))
+    coincide = ~(ends[1] - ends[0] > _SMALLEST) & (extremes[1] - extremes[0] > _SMALLEST)
+    coincide &= ~_are_equal(rows, rule)
+    if not bool(coincide.any()):
+        return ends
+    warnings.warn(
+        f"region '{name}': the percentiles {rule.low:g} and {rule.high:g} of its weights coincide "
+        "although the weights differ; their extremes are the range",
+        stacklevel=2,
+    )
+    return torch.where(coincide, extremes, ends)
 
 
 def _tell_what_is_lost(rows: Tensor, ends: Tensor, settings: spec.Weights, name: str) -> None:
     """Warn of weights that are mostly clipped, or mostly rounded by chance."""
     low, high = (end.to(rows).unsqueeze(1) for end in ends)
-    clipped = float(((rows < low) | (rows > high)).float().mean())
+    # A weight on an end is not clipped because the end was rounded.
+    beyond = _rounding(rows) * torch.maximum(low.abs(), high.abs())
+    clipped = float(((rows < low - beyond) | (rows > high + beyond)).float().mean())
     if clipped > _MOST:
         warnings.warn(
             f"region '{name}': {clipped:.0%} of the weights lie outside of their range "
@@ -126,8 +150,9 @@ def _tell_what_is_lost(rows: Tensor, ends: Tensor, settings: spec.Weights, name:
         return
     grid = make_grid(ends[0], ends[1], settings.bits, settings.grid)
     steps = (rows.float() / grid.scale.unsqueeze(1)).abs()
-    beside_half = (steps.frac() - 0.5).abs() <= 4 * torch.finfo(torch.float32).eps * steps
-    chance = float((beside_half & (rows >= low) & (rows <= high)).float().mean())
+    beside_half = (steps.frac() - 0.5).abs() <= _rounding(rows) * steps
+    inside = (rows >= low - beyond) & (rows <= high + beyond)
+    chance = float((beside_half & inside).float().mean())
     if chance > 0.5:
         warnings.warn(
             f"region '{name}': {chance:.0%} of the weights lie halfway between two codes of "
@@ -143,7 +168,7 @@ def _ends(weight: Tensor, settings: spec.Weights) -> Tensor:
         case None:
             return torch.tensor([-torch.inf, torch.inf], device=weight.device)
         case spec.StdRange():
-            half = rule.multiple * values.std(correction=0)
+            half = rule.multiple * _deviation(values)
             return torch.stack([-half, half])
         case spec.AbsMaxRange():
             half = torch.stack(torch.aminmax(values)).abs().max()
@@ -161,6 +186,14 @@ def _ends(weight: Tensor, settings: spec.Weights) -> Tensor:
         case spec.FixedRange():
             return torch.tensor([rule.min, rule.max], device=weight.device)
     raise AssertionError(f"unhandled weight range {rule!r}")
+
+
+def _deviation(values: Tensor) -> Tensor:
+    """The standard deviation, of values too whose squares float32 cannot hold."""
+    largest = torch.stack(torch.aminmax(values)).abs().max()
+    if bool((largest > 1e-15) & (largest < 1e15)):
+        return values.std(correction=0)
+    return (values / largest).std(correction=0) * largest
 
 
 def _least_squares_a_row(rows: Tensor, settings: spec.Weights) -> Tensor:

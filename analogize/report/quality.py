@@ -93,7 +93,7 @@ def _weights(array: WeightArray, weight: Tensor) -> tuple[str, float] | None:
     unknown = array.limits is None or weight.is_meta or is_sharded(weight)
     if unknown or weight.shape != array.shape:
         return None
-    wide = weight.float()
+    wide = weight.double()
     power = float(wide.square().sum())
     reach = float(wide.abs().max() / wide.std(correction=0).clamp(min=1e-30))
     quality = decibels(power, float((array.real(wide) - wide).square().sum()))
