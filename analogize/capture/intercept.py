@@ -33,6 +33,7 @@ from analogize.model.expression import (
     item,
     leaf,
 )
+from analogize.model.module import DigitalProduct
 from analogize.model.transforms import plain
 from analogize.passes.signature import PRODUCTS, RULES
 from analogize.product import BatchedLinear, Convolution, Product
@@ -69,6 +70,7 @@ _MOVES = frozenset(
         "float",
     ]
 )
+_UNREACHED = "it runs, and the example inputs did not lead to it; give others that do"
 _AUGMENTED = frozenset(f"__i{n}__" for n in ("add", "sub", "mul", "truediv", "pow", "mod"))
 _EXPANSIONS = frozenset(["expand", "expand_as", "broadcast_to"])
 _CHOICES = frozenset(["__getitem__", "index_select", "select"])
@@ -223,7 +225,7 @@ class Interception(TorchFunctionMode):
         return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
 
     def _tell(self, part: Part, product: Product) -> None:
-        """Say once that a product runs digitally, if nobody chose that or could know.
+        """Say once that a product runs digitally, if nobody chose that; the summary says it too.
 
         Raises:
             CaptureError: it is an array's at another size than the example's.
@@ -233,10 +235,8 @@ class Interception(TorchFunctionMode):
             self.scope.refuse_other_size(part, product)
         if self.watcher is None and part.key not in told:
             told.add(part.key)
-            logger.warning(
-                "a product with '%s' runs digitally: the example inputs did not lead to it",
-                part.key,
-            )
+            self.scope.met[part.key] = DigitalProduct(part.key, product.operator, _UNREACHED)
+            logger.warning("a product with '%s' runs digitally: %s", part.key, _UNREACHED)
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
         """Give the results of ``func`` their part, if they depend on no input."""

@@ -7,7 +7,9 @@ the module that does, and every module around it, runs its forward under an inte
 
 from __future__ import annotations
 
+import re
 from functools import wraps
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -69,7 +71,8 @@ def keep(
     choices.require_used()
     unreached = [(s.name, s.operator) for s in found.uncalled]
     for name, kind in (*unreached, *((n, "parameter") for n in found.unmet)):
-        digital.append(DigitalProduct(name, kind, "the example inputs do not reach it"))
+        digital.append(DigitalProduct(name, kind, _UNREACHED))
+    digital += _unchosen(model, found)
     if request.example is None:
         digital += _unknown(model)
     for site, reason in _lower(model, selected, target):
@@ -105,6 +108,27 @@ def _unknown(model: nn.Module) -> list[DigitalProduct]:
         and leaf_product(module) is None
         and any(p.ndim > 1 for p in module.parameters(recurse=False))
     ]
+
+
+def _unchosen(model: nn.Module, found: Discovery) -> list[DigitalProduct]:
+    """The parts of a weight, such as experts, of which the example inputs chose others."""
+    keys = [site.used.whole.key for site in found.direct if site.used is not None]
+    left: list[DigitalProduct] = []
+    for name in dict.fromkeys(n for s in found.direct if s.used for n in s.used.whole.names):
+        one = re.compile(rf"(?:__getitem__|select)\({re.escape(name)}, (?:0, )?(-?\d+)\)")
+        mine = [key for key in keys if name in key]
+        if any(name in one.sub("", key) for key in mine):
+            continue
+        weight = attrgetter(name)(model)
+        chosen = {int(n) % len(weight) for key in mine for n in one.findall(key)}
+        others = [str(n) for n in range(len(weight)) if n not in chosen]
+        if others:
+            shown = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+            left.append(DigitalProduct(f"{name}[{shown}]", "parameter", _UNREACHED))
+    return left
+
+
+_UNREACHED = "the example inputs do not reach it"
 
 
 def _held_elsewhere(model: nn.Module, sites: list[Site]) -> list[DigitalProduct]:

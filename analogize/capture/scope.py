@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from analogize.crossbar.ops import AnalogOp
 from analogize.errors import CaptureError
 from analogize.model.expression import Expression
+from analogize.model.module import DigitalProduct
 from analogize.product import Product
 
 
@@ -53,11 +54,13 @@ class Scope:
         operators: by the weight's key and the product.
         owners: the module and the attribute of each parameter and buffer that is followed.
         told: keys of products about which nothing more need be said.
+        met: products that ran digitally since, because the example inputs did not lead to them.
     """
 
     operators: dict[tuple[str, Product], AnalogOp] = field(default_factory=dict)
     owners: dict[str, tuple[nn.Module, str]] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
+    met: dict[str, DigitalProduct] = field(default_factory=dict)
 
     def follow(self, root: nn.Module, names: Iterable[str]) -> None:
         """Follow these parameters and buffers of ``root``."""

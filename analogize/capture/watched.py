@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from analogize.capture.leaf import layer_methods, own_methods, subclass
 from analogize.errors import CaptureError
-from analogize.model.one_pass import leave_to_python, one_pass
+from analogize.model.one_pass import called_as_one_pass, leave_to_python
 from analogize.passes.signature import PRODUCTS, RULES
 
 # Whether a forward of a watched model runs, and no operator's own arithmetic in it.
@@ -209,8 +209,7 @@ def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(self, *args, **kwargs)
         token = _READING.set(True)
         try:
-            with one_pass(self):
-                return function(self, *args, **kwargs)
+            return called_as_one_pass(partial(function, self), self, *args, **kwargs)
         finally:
             _READING.reset(token)
 

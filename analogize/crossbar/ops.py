@@ -14,9 +14,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from analogize.crossbar.arithmetic import Differentiable, Dtypes, Stages, infer, transformed
+from analogize.crossbar.arithmetic import Dtypes, Stages
 from analogize.crossbar.array import WeightArray
-from analogize.crossbar.converter import SMALLEST, Converter
+from analogize.crossbar.compiled import enter, is_traced, proof
+from analogize.crossbar.computing import compute
+from analogize.crossbar.converter import Converter
 from analogize.crossbar.fresh import fresh_weights
 from analogize.crossbar.learned import Ranges
 from analogize.crossbar.periphery import has_signals, signals_of
@@ -24,11 +26,10 @@ from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
 from analogize.crossbar.side import DigitalSide, make_side
 from analogize.crossbar.stages import derive, in_units_of_range, with_noise
-from analogize.crossbar.tiled import TiledDifferentiable, Tiles, cut
-from analogize.crossbar.tiled import infer as infer_tiled
-from analogize.crossbar.tiled import transformed as transformed_tiled
+from analogize.crossbar.tiled import Tiles, cut
+from analogize.crossbar.waiting import of_zeros, require_met
 from analogize.devices.compensation import is_of_tiles
-from analogize.errors import CalibrationError, ChipError, EvaluationError
+from analogize.errors import ChipError
 from analogize.model import transforms
 from analogize.model.expression import Expression
 from analogize.model.parts import by_part
@@ -54,6 +55,7 @@ class AnalogOp(nn.Module):
         mode: ``"off"``, ``"fresh"`` or ``"programmed"``, or None for the default: fresh noise in
             training, and in evaluation until a chip is programmed.
         region: what this operator stands for.
+        number: under which compiled code finds it.
         stored: its weight, by the modules that own what it is made of; ``bind`` tells.
         observer: while calibrating, receives (input, output) of the digital product.
         is_calibrated: whether every converter that has bits has its range.
@@ -67,6 +69,7 @@ class AnalogOp(nn.Module):
     ) -> None:
         super().__init__()
         self.stored: StoredWeight
+        self.number = enter(self)
         self.product = product
         self.region = region
         channels = output_channels(product, array.shape)
@@ -188,7 +191,7 @@ class AnalogOp(nn.Module):
         if not self.is_calibrated:
             self._settle(weight)
             if not self.is_calibrated and (self.dac.waits or self.adc.waits):
-                return self._of_zeros(x, weight, product)
+                return of_zeros(self, product, x, weight)
         if self.is_exact:
             y = product.forward(*autocast(x, weight))
             return y if self.side is None else self.side(y, x)
@@ -199,34 +202,13 @@ class AnalogOp(nn.Module):
         stages = self._stages_in(mode)
         # A chip's converters are what they are.
         ranges = self._learned if mode != "programmed" else Ranges()
-        y = self._convert(x, weight, ranges, used, tiles or product, stages, dtypes)
+        y = compute(self, tiles or product, x, weight, ranges, used, stages, dtypes)
         if mode == "programmed":
             y = self._corrected(y)
+            if is_traced():
+                now = weight if through is None else self.stored.value()
+                y = y * proof(self, now).to(y.dtype)
         return y if self.side is None else self.side(y, x)
-
-    def _convert(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        ranges: Ranges,
-        used: Tensor,
-        how: Product | Tiles,
-        stages: Stages,
-        dtypes: Dtypes,
-    ) -> Tensor:
-        """The product with the weights ``used``, differentiable where something asks for it."""
-        asking = (x, weight, *(r for r in ranges if r is not None))
-        differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in asking)
-        if transforms.are_active():
-            return self._transformed(x, weight, used, how, stages, dtypes)
-        if not differentiable and isinstance(how, Tiles):
-            return infer_tiled(x, used, how, stages, dtypes)
-        if not differentiable and not isinstance(how, Tiles):
-            return infer(x, used, how, stages, dtypes)
-        function = TiledDifferentiable if isinstance(how, Tiles) else Differentiable
-        operands = x, weight, *ranges, used, self.array, how, stages, dtypes
-        y: Tensor = function.apply(*operands)[0]
-        return y
 
     def _stages_in(self, mode: NoiseMode) -> Stages:
         if mode == "off":
@@ -257,28 +239,6 @@ class AnalogOp(nn.Module):
                 )
             correction = correction[0]
         return y * correction.to(y.dtype)
-
-    def _transformed(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        used: Tensor,
-        how: Product | Tiles,
-        stages: Stages,
-        dtypes: Dtypes,
-    ) -> Tensor:
-        fixed = stages, dtypes
-        try:
-            if isinstance(how, Tiles):
-                return transformed_tiled(x, weight, used, self.array, how, *fixed)
-            return transformed(x, weight, used, self.array, how, *fixed)
-        except RuntimeError as cause:
-            if "randomness" not in str(cause):
-                raise
-            raise EvaluationError(
-                f"region '{self.region.name}' draws noise for every product, and vmap has to know "
-                "whether its samples share it: vmap(..., randomness='different'), or 'same'"
-            ) from cause
 
     def _effective_mode(self) -> NoiseMode:
         if self.mode is not None:
@@ -345,45 +305,16 @@ class AnalogOp(nn.Module):
         self.refresh()
         if self.is_calibrated:
             return
-        missing = " and ".join(
-            name
-            for name, c in (("DAC", self.dac), ("ADC", self.adc))
-            if c.bits is not None and c.scale is None and not c.waits
-        )
-        if not missing:
-            return
-        raise CalibrationError(
-            f"region '{self.region.name}': the range of its {missing} was never calibrated; pass "
-            "calibration=loader to analogize(), call calibrate(model, loader), or give the target "
-            "a fixed range"
-        )
-
-    def _of_zeros(self, x: Tensor, weight: Tensor, product: Product) -> Tensor:
-        """The product of what converters met in calibration, while all that was zero.
-
-        Raises:
-            CalibrationError: they are given more.
-        """
-        if transforms.are_active():
-            raise CalibrationError(
-                f"region '{self.region.name}' met nothing but zeros in calibration, and cannot see "
-                "what it is given within torch.func; call calibrate(model, loader) first"
-            )
-        y = product.forward(*autocast(x, weight))
-        for name, converter, values in (("DAC", self.dac, x), ("ADC", self.adc, y)):
-            largest = float(values.detach().abs().max()) if values.numel() else 0.0
-            if converter.waits and not largest <= SMALLEST:
-                raise CalibrationError(
-                    f"region '{self.region.name}': its {name} met nothing but zeros in "
-                    f"calibration and has no range, and is given values up to {largest:g} now; "
-                    "call calibrate(model, loader) with data that reach it"
-                )
-        return y if self.side is None else self.side(y, x)
+        require_met(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.refresh()
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.number = enter(self)
 
     def extra_repr(self) -> str:
         """Operator and mode, for ``print(model)``."""

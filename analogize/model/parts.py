@@ -76,12 +76,12 @@ def report_of(model: nn.Module) -> Report | None:
     """
     model = unwrapped(model)
     places = parts(model)
-    found = {place: module.__dict__["report"] for place, module in places.items()}
+    found = {place: _report(module) for place, module in places.items()}
     if not found:
         return None
     if is_wrapper(model, places):
         (only,) = found.values()
-        return only if isinstance(only, Report) else None
+        return only
     digital = [
         replace(product, name=place + product.name)
         for place, report in found.items()
@@ -89,7 +89,7 @@ def report_of(model: nn.Module) -> Report | None:
     ]
     outside = _outside(model, places)
     totals = [report.total_macs for report in found.values()]
-    known = None if outside or None in totals else sum(totals)
+    known = None if outside or None in totals else sum(n or 0 for n in totals)
     samples = {report.samples for report in found.values()}
     return Report(
         target=" + ".join(dict.fromkeys(r.target for r in found.values())),
@@ -101,6 +101,15 @@ def report_of(model: nn.Module) -> Report | None:
         # Parts that were shown batches of different sizes have no number in common.
         samples=samples.pop() if len(samples) == 1 else 1,
     )
+
+
+def _report(part: nn.Module) -> Report:
+    """What the rewriting did, and what was found to run digitally since."""
+    report: Report = part.__dict__["report"]
+    scope = part.__dict__.get("_analog_scope")
+    met: Mapping[str, DigitalProduct] = {} if scope is None else scope.met
+    before = (d for d in report.digital if d.name not in met)
+    return replace(report, digital=(*before, *met.values())) if met else report
 
 
 def _outside(model: nn.Module, places: Mapping[str, nn.Module]) -> list[DigitalProduct]:

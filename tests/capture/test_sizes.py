@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -151,3 +152,40 @@ def test_attention_between_activations_is_still_not_counted() -> None:
         return rows @ rows.mT @ F.embedding(x[..., 0].long().abs().clamp(max=15), m.table)
 
     assert census(Weights(looked_up), torch.randn(2, 5, WIDTH)).macs == 0
+
+
+class Experts(nn.Module):
+    """Experts that a Python number chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stacked, self.second = nn.Parameter(torch.randn(6, 4, 4)), nn.Parameter(torch.eye(4))
+        self.listed = nn.ParameterList(nn.Parameter(torch.randn(4, 4)) for _ in range(2))
+
+    def forward(self, x: Tensor, chosen: int = 0) -> Tensor:
+        x = nn.functional.linear(x, self.stacked[chosen]) @ self.second
+        return nn.functional.linear(x, self.listed[chosen % 2])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_experts_that_the_example_did_not_choose_are_told() -> None:
+    x = torch.randn(3, 4)
+    analog = analogize(Experts().eval(), "paper_resnet32", example_inputs=x)
+
+    def told() -> dict[str, str]:
+        return {d.name: d.reason for d in summary(analog).digital}
+
+    unreached = "the example inputs do not reach it"
+    assert told() == {"stacked[1, 2, 3, ...]": unreached, "listed.1": unreached}
+    analog(x, 0)
+    assert len(told()) == 2
+    analog(x, 3)
+    analog(x, 3)
+    assert list(told()) == ["stacked[1, 2, 3, ...]", "__getitem__(stacked, 3)", "listed.1"]
+    assert "it runs" in told()["__getitem__(stacked, 3)"]
+    assert "it runs" in told()["listed.1"]
+    whole = nn.Sequential(nn.Linear(4, 4), analog)
+    assert "1.__getitem__(stacked, 3)" in {d.name for d in summary(whole).digital}
+    assert (
+        "it runs" in {d.name: d.reason for d in summary(copy.deepcopy(analog)).digital}["listed.1"]
+    )

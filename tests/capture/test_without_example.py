@@ -204,5 +204,5 @@ def test_it_is_saved_loaded_and_undone(tmp_path: Any) -> None:
 def test_it_compiles() -> None:
     analog = analogize(Reads(), TARGET).eval()
     with noise_mode(analog, "off"), torch.no_grad():
-        compiled = torch.compile(analog, backend="eager")
+        compiled = torch.compile(analog, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(X), analog(X))

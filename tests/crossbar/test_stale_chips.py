@@ -394,3 +394,31 @@ def test_any_other_seed_is_refused(seed: Any) -> None:
     model = analogize(nn.Linear(8, 8), TARGET).eval()
     with pytest.raises(ChipError, match=r"seed .* give an integer"):
         program(model, seed)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("outer", [False, True])
+def test_compiled_code_notices_changed_weights(outer: bool, backend: str) -> None:
+    if backend == "inductor" and outer:
+        pytest.skip("compiling takes long, and the other case shows it")
+    part = analogize(nn.Sequential(nn.Linear(8, 8), nn.Tanh()), TARGET).eval()
+    program(part, 0)
+    whole = nn.Sequential(nn.Linear(8, 8), part).eval() if outer else part
+    compiled = torch.compile(whole, backend=backend, fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(X), whole(X))
+        before = part[0].weight.detach().clone()
+        part[0].weight.data.mul_(1.5)
+        with pytest.raises(ChipError, match="weights changed"):
+            compiled(X)
+        part[0].weight.data.copy_(before)
+        compiled(X)
+        part[0].weight.data.mul_(1.5)
+        program(part, 1)
+        torch.testing.assert_close(compiled(X), whole(X))
+        other = copy.deepcopy(part)
+        torch.compile(other, backend="eager")(X)
+        other[0].weight.data.mul_(2)
+        compiled(X)
+        with pytest.raises(ChipError, match="weights changed"):
+            torch.compile(other, backend="eager")(X)
