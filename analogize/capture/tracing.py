@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from torch.utils import checkpoint
 
 from analogize.errors import CaptureError
-from analogize.model.snapshot import Snapshot, Undo, stateful
+from analogize.model.snapshot import Snapshot
+from analogize.model.undo import Undo, stateful
 
 _CHECKPOINTS = (checkpoint.checkpoint, checkpoint.checkpoint_sequential)
 
