@@ -77,6 +77,12 @@ class Scope:
         if part.whole.function is None or _picks_one(part.key):
             return
         for key, known in self.operators:
+            if key == part.key and type(known) is type(product):
+                raise CaptureError(
+                    f"the product with '{key}' is {product} here and was {known} on the example "
+                    "inputs; an operator has one stride, padding and dilation. Keep them the same, "
+                    "or name it in digital="
+                )
             if _NUMBER.sub("#", key) == _NUMBER.sub("#", part.key) and type(known) is type(product):
                 raise CaptureError(
                     f"the weight '{part.key}' of a product was '{key}' on the example inputs; its "

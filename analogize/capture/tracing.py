@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import checkpoint
 
+from analogize.capture.modes import noticing
 from analogize.errors import CaptureError
 from analogize.model.snapshot import Snapshot
 from analogize.model.undo import Undo, stateful
@@ -67,7 +68,7 @@ def trace(model: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
             left as it was.
     """
     try:
-        with _without_side_effects(model):
+        with _without_side_effects(model), noticing() as noticed:
             graph = _Tracer().trace(model, concrete_args=fixed or None)
     except CaptureError as error:
         raise CaptureError(f"{type(model).__name__} has no graph of its own: {error}") from error
@@ -77,6 +78,11 @@ def trace(model: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
             "control flow that depends on tensor values or shapes; move it into a submodule that "
             "holds no weights, or wrap the function with torch.fx.wrap"
         ) from error
+    if noticed:
+        raise CaptureError(
+            f"{type(model).__name__} has no graph of its own: its Python {noticed[0]}, which a "
+            "graph would hold as it was while tracing"
+        )
     for node in graph.nodes:
         _refuse_effects(model, node)
     return graph

@@ -189,3 +189,22 @@ def test_experts_that_the_example_did_not_choose_are_told() -> None:
     assert (
         "it runs" in {d.name: d.reason for d in summary(copy.deepcopy(analog)).digital}["listed.1"]
     )
+
+
+class Padded(nn.Module):
+    """A padding that the input decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(1, 1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv1d(x, self.kernel / self.kernel.abs().sum(), padding=len(x) % 2)
+
+
+def test_other_attributes_of_a_product_are_refused_by_name() -> None:
+    x = torch.randn(3, 1, 5)
+    analog = analogize(Padded(), noisy(), example_inputs=x)
+    assert analog(x).shape == (3, 1, 5)
+    with pytest.raises(CaptureError, match=r"padding=\(0,\).* here and was .*padding=\(1,\)"):
+        analog(x[:2])
