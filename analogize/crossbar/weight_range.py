@@ -18,6 +18,8 @@ from analogize.targets import spec
 _SMALLEST = 1e-30
 # A rule of half a deviation clips 62 % of normal and 71 % of uniform weights, and means to.
 _MOST = 0.75
+# What rounding to float32, in which ranges are, does to a value, as a share of it; with room.
+_ROUNDING = 8 * torch.finfo(torch.float32).eps
 
 
 class NoRange(PassError):  # noqa: N818 - a reason to stay digital, not the end of a rewriting
@@ -107,12 +109,8 @@ def _are_equal(rows: Tensor, rule: spec.WeightRange | None) -> Tensor:
     if not isinstance(rule, spec.StdRange | spec.PercentileRange | spec.MinMaxRange):
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     low, high = (end.double() for end in torch.aminmax(rows, dim=1))
-    return high - low <= _rounding(rows) * torch.maximum(low.abs(), high.abs())
-
-
-def _rounding(rows: Tensor) -> float:
-    """What rounding does to a value at most, as a share of it; ranges are float32."""
-    return 8 * max(torch.finfo(rows.dtype).eps, torch.finfo(torch.float32).eps)
+    rounding = max(8 * torch.finfo(rows.dtype).eps, _ROUNDING)
+    return high - low <= rounding * torch.maximum(low.abs(), high.abs())
 
 
 def _with_extremes(rows: Tensor, ends: Tensor, rule: spec.WeightRange | None, name: str) -> Tensor:
@@ -136,7 +134,7 @@ def _tell_what_is_lost(rows: Tensor, ends: Tensor, settings: spec.Weights, name:
     """Warn of weights that are mostly clipped, or mostly rounded by chance."""
     low, high = (end.to(rows).unsqueeze(1) for end in ends)
     # A weight on an end is not clipped because the end was rounded.
-    beyond = _rounding(rows) * torch.maximum(low.abs(), high.abs())
+    beyond = _ROUNDING * torch.maximum(low.abs(), high.abs())
     clipped = float(((rows < low - beyond) | (rows > high + beyond)).float().mean())
     if clipped > _MOST:
         warnings.warn(
@@ -150,7 +148,7 @@ def _tell_what_is_lost(rows: Tensor, ends: Tensor, settings: spec.Weights, name:
         return
     grid = make_grid(ends[0], ends[1], settings.bits, settings.grid)
     steps = (rows.float() / grid.scale.unsqueeze(1)).abs()
-    beside_half = (steps.frac() - 0.5).abs() <= _rounding(rows) * steps
+    beside_half = (steps.frac() - 0.5).abs() <= _ROUNDING * steps
     inside = (rows >= low - beyond) & (rows <= high + beyond)
     chance = float((beside_half & inside).float().mean())
     if chance > 0.5:

@@ -199,7 +199,7 @@ class Routed(Model):
             rows = scores.argmax(-1) == index
             if rows.any():
                 out[rows] = expert(x[rows]) * scores[rows, index, None]
-        return out if float(out.abs().max()) > 1e3 else self.b(out)
+        return out if float(out.detach().abs().max()) > 1e3 else self.b(out)
 
 
 class Outside(Model):
