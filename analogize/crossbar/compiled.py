@@ -28,15 +28,20 @@ def enter(op: AnalogOp) -> int:
     return number
 
 
-def is_traced() -> bool:
-    """Whether a graph that runs in this process is being made."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+def proven(op: AnalogOp, y: Tensor, weight: Tensor | None) -> Tensor:
+    """``y``, in a graph times the 1 that shows that the chip of ``op`` is of the weight used.
 
-
-def proof(op: AnalogOp, weight: Tensor) -> Tensor:
-    """The number 1, float32 and 0-d, where the chip of ``op`` was programmed from ``weight``."""
-    found: Tensor = _proof(weight.detach(), op.number)
-    return found
+    Args:
+        op: the operator.
+        y: what its chip gave.
+        weight: what it was given as its weight; None for a part of the stored one.
+    """
+    # What is exported runs elsewhere, where no operator is.
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return y
+    now = op.stored.value() if weight is None else weight
+    found: Tensor = _proof(now.detach(), op.number)
+    return y * found.to(y.dtype)
 
 
 @torch.library.custom_op("analogize::chip_is_of", mutates_args=())

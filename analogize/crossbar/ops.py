@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from analogize.crossbar.arithmetic import Dtypes, Stages
 from analogize.crossbar.array import WeightArray
-from analogize.crossbar.compiled import enter, is_traced, proof
+from analogize.crossbar.compiled import enter, proven
 from analogize.crossbar.computing import compute
 from analogize.crossbar.converter import Converter
 from analogize.crossbar.fresh import fresh_weights
@@ -204,10 +204,7 @@ class AnalogOp(nn.Module):
         ranges = self._learned if mode != "programmed" else Ranges()
         y = compute(self, tiles or product, x, weight, ranges, used, stages, dtypes)
         if mode == "programmed":
-            y = self._corrected(y)
-            if is_traced():
-                now = weight if through is None else self.stored.value()
-                y = y * proof(self, now).to(y.dtype)
+            y = proven(self, self._corrected(y), weight if through is None else None)
         return y if self.side is None else self.side(y, x)
 
     def _stages_in(self, mode: NoiseMode) -> Stages:
