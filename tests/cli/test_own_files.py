@@ -59,6 +59,14 @@ def invoke(*arguments: str, columns: int = 100) -> Result:
     return CliRunner().invoke(app, arguments, env={"COLUMNS": str(columns)})
 
 
+def test_summary_of_costs(net: str) -> None:
+    result = invoke("summary", f"{net}:ready", "--input", "2,6", "--cost")
+    assert "Cost of one inference" in result.stdout
+    assert "MVMs" in result.stdout
+    unknown = invoke("summary", f"{net}:ready", "--cost")
+    assert "the work is unknown without --input" in unknown.stdout
+
+
 def test_a_summary_needs_no_data(net: str) -> None:
     result = invoke("summary", f"{net}:Net")
     assert result.exit_code == 0, result.output
