@@ -181,16 +181,6 @@ def check_converters(target: Target) -> None:
                 raise refuse("adc.range.kind", f"it counts in full scales, so give {key}")
 
 
-def check_cost(target: Target) -> None:
-    """Figures of a tile need its size."""
-    cost = target.cost
-    if cost is None or target.array is not None:
-        return
-    for key in ("mvm", "tops_per_watt", "mvm_power", "mvm_latency", "tile_area"):
-        if getattr(cost, key) is not None:
-            raise refuse(f"cost.{key}", "it is about a tile, so give the target 'array'")
-
-
 def check_digits(target: Target) -> None:
     """A full range and digits are about integer codes; digits are converted one by one."""
     array, in_codes = target.array, target.dac.bits is not None and target.weights.bits is not None

@@ -85,6 +85,8 @@ class Cost(Spec):
         """
         if self.mac is not None:
             return macs * self.mac
+        if size is None and self.of_a_tile:  # without a size there is no tile to speak of
+            return None
         if self.mvm is not None:
             return mvms * self.mvm
         if self.mvm_power is not None and self.mvm_latency is not None:  # mW ns = pJ

@@ -26,7 +26,6 @@ from analogize.display.tables import html
 from analogize.targets.base import Bits, Count, Spec, Text, refuse
 from analogize.targets.check import (
     check_converters,
-    check_cost,
     check_devices,
     check_digits,
     check_output,
@@ -290,7 +289,6 @@ class Target(Spec):
         check_signals(self)
         check_converters(self)
         check_digits(self)
-        check_cost(self)
         check_overrides(self)
         return self
 

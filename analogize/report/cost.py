@@ -119,7 +119,8 @@ class Work:
         cost = self.figures or Cost()
         digital = (self.digital_macs, cost.digital_mac, "digital multiply-accumulates")
         if cost.of_a_tile:
-            return (digital,)
+            untold = sum(x.mvms for x in self.layers if x.energy is None)
+            return (untold, None, "MVMs (no size of a tile)"), digital
         return (
             (self.adc, cost.adc, "ADC conversions"),
             (self.dac, cost.dac, "DAC conversions"),
@@ -223,7 +224,8 @@ def _layer(op: AnalogOp, region: str, samples: int, owns: bool, cost: Cost) -> L
     mvms = vectors * mvms_a_vector * serial
     adc = vectors * groups * columns * high * serial * slices if op.adc.bits is not None else 0
     dac = vectors * groups * rows * wide * serial * slices if op.dac.bits is not None else 0
-    latency = None if cost.mvm_latency is None else vectors * serial * cost.mvm_latency
+    each_mvm = None if size is None else cost.mvm_latency
+    latency = None if each_mvm is None else vectors * serial * each_mvm
     energy = cost.analog(size, mvms, macs, adc, dac)
     return Layer(
         region,

@@ -135,6 +135,13 @@ def test_figures_of_a_tile(cost: dict[str, float], energy: float) -> None:
     assert "Not counted: what the published figure leaves out" in text
 
 
+def test_figures_of_a_tile_without_a_tile_are_not_used() -> None:
+    found, text = work(None, cost={"tops_per_watt": 4.0, "mvm_latency": 50.0})
+    assert found.energy is None
+    assert found.latency is None
+    assert "without MVMs (no size of a tile) and digital multiply-accumulates" in text
+
+
 def test_latency_and_area() -> None:
     """A vector after another, region after region; two regions of 36 and one vector."""
     cost = {"mvm": 1.0, "mvm_latency": 100.0, "tile_area": 0.25}
@@ -186,7 +193,6 @@ def test_a_table_a_layer() -> None:
         ({"mac": 1.0, "adc": 1.0}, "'mac' includes converters"),
         ({"mac": 1.0, "mvm": 1.0}, "say it once"),
         ({"mvm_power": 1.0}, "give mvm_latency"),
-        ({"tops_per_watt": 1.0}, "give the target 'array'"),
     ],
 )
 def test_figures_that_do_not_fit_together(cost: dict[str, float], message: str) -> None:
