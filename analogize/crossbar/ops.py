@@ -108,9 +108,8 @@ class AnalogOp(nn.Module):
         has_ranges = all(c.bits is None or c.scale is not None for c in needs_range)
         self.is_calibrated = has_ranges and not is_pending
         self._learns = dac.learning is not None or adc.learning is not None
-        converts = self._stages.y_scale is not None
-        is_bare = dac.scale is None and not converts and not array.clips
-        self._is_bare = is_bare and self.is_calibrated
+        converts = dac.scale is not None or self._stages.y_scale is not None
+        self._is_bare = self.is_calibrated and not converts and not array.clips
 
     def follow(self, *, wholly: bool = False) -> None:
         """Take learned ranges as an optimizer's step left them, confined; does nothing otherwise.
