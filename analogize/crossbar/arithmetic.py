@@ -152,23 +152,27 @@ class Differentiable(torch.autograd.Function):
         """Gradients for x, weight and the ranges."""
         if grad is None:
             return (None,) * 9
+        # Once: a checkpoint recomputes them for a single reading.
+        saved = ctx.saved_tensors
         if not straight.is_wanted():
-            return *_explicit(ctx, grad), None, None, None, None, None
-        adc, excess = ctx.saved_tensors[3:]
+            return *_explicit(ctx, saved, grad), None, None, None, None, None
+        adc, excess = saved[3:]
         stages: Stages = ctx.stages
         beyond = None if excess is None else saturated(excess, stages, adc)
         made = partial(linearized, array=ctx.array, product=ctx.product, stages=stages)
-        found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=beyond))
+        found = straight.gradients(
+            ctx, saved, grad, partial(made, dtypes=ctx.dtypes, beyond=beyond)
+        )
         ranges: tuple[Tensor | None, ...] = (None, None)
         if any(ctx.needs_input_grad[2:4]):
             with torch.no_grad():
-                ranges = _explicit(ctx, grad.detach().clone())[2:]
+                ranges = _explicit(ctx, saved, grad.detach().clone())[2:]
         return *found, *ranges, None, None, None, None, None
 
 
-def _explicit(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _explicit(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients for x, weight and the ranges, once."""
-    x, weight, dac, adc, excess = ctx.saved_tensors
+    x, weight, dac, adc, excess = saved
     stages: Stages = ctx.stages
     dtype, needs = ctx.dtypes.product, ctx.needs_input_grad
     grad_dac = grad_adc = None
@@ -185,14 +189,14 @@ def _explicit(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
     if needs[2]:
         grad_dac = dac_gradient(dac, grad_x, x, stages)
-    return *ended(ctx, grad_x, grad_w), grad_dac, grad_adc
+    return *ended(ctx, saved, grad_x, grad_w), grad_dac, grad_adc
 
 
 def ended(
-    ctx: Any, grad_x: Tensor | None, grad_w: Tensor | None
+    ctx: Any, saved: tuple[Any, ...], grad_x: Tensor | None, grad_w: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of x and weight, from those of the product; either may be overwritten."""
-    x, weight, *_ = ctx.saved_tensors
+    x, weight, *_ = saved
     stages: Stages = ctx.stages
     if not ctx.needs_input_grad[0]:
         grad_x = None

@@ -33,12 +33,13 @@ def is_wanted() -> bool:
 
 
 def gradients(
-    ctx: Any, grad: Tensor, made: Callable[[Tensor, Tensor], Tensor]
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor, made: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients for x and weight through ``made(x, weight)``, differentiable where asked for.
 
     Args:
-        ctx: of the operator, with x and weight saved first.
+        ctx: of the operator.
+        saved: what it kept, x and weight first.
         grad: of its output.
         made: the operator in plain operators.
     """
@@ -46,7 +47,7 @@ def gradients(
     needs = ctx.needs_input_grad[:2]
     with torch.enable_grad():
         # Aliases: a hook on x itself is called for the gradient that this one is a part of.
-        x, weight = (t.view_as(t) for t in ctx.saved_tensors[:2])
+        x, weight = (t.view_as(t) for t in saved[:2])
         y = made(x, weight)
     wanted = [t for t, need in zip((x, weight), needs, strict=True) if need]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=again))

@@ -246,23 +246,27 @@ class TiledDifferentiable(torch.autograd.Function):
         """Gradients for x, weight and the ranges."""
         if grad is None:
             return (None,) * 9
+        # Once: a checkpoint recomputes them for a single reading.
+        saved = ctx.saved_tensors
         if not straight.is_wanted():
-            return *_explicit(ctx, grad), None, None, None, None, None
-        adc, *excesses = ctx.saved_tensors[3:]
+            return *_explicit(ctx, saved, grad), None, None, None, None, None
+        adc, *excesses = saved[3:]
         stages: Stages = ctx.stages
         beyond = [saturated(each, stages, adc) for each in excesses]
         made = partial(linearized, array=ctx.array, tiles=ctx.tiles, stages=stages)
-        found = straight.gradients(ctx, grad, partial(made, dtypes=ctx.dtypes, beyond=beyond))
+        found = straight.gradients(
+            ctx, saved, grad, partial(made, dtypes=ctx.dtypes, beyond=beyond)
+        )
         ranges: tuple[Tensor | None, ...] = (None, None)
         if any(ctx.needs_input_grad[2:4]):
             with torch.no_grad():
-                ranges = _explicit(ctx, grad.detach().clone())[2:]
+                ranges = _explicit(ctx, saved, grad.detach().clone())[2:]
         return *found, *ranges, None, None, None, None, None
 
 
-def _explicit(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _explicit(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients for x, weight and the ranges, once."""
-    x, weight, dac, adc, *excesses = ctx.saved_tensors
+    x, weight, dac, adc, *excesses = saved
     stages: Stages = ctx.stages
     dtype, needs = ctx.dtypes.product, ctx.needs_input_grad
     grad, grad_dac, grad_adc = grad.to(dtype), None, None
@@ -283,4 +287,4 @@ def _explicit(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
     if needs[2]:
         grad_dac = dac_gradient(dac, grad_x, x, stages)
-    return *ended(ctx, grad_x, grad_w), grad_dac, grad_adc
+    return *ended(ctx, saved, grad_x, grad_w), grad_dac, grad_adc
