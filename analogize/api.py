@@ -49,8 +49,9 @@ def analogize(
             ``Target``.
         calibration: a data loader or iterable of batches that fixes the ranges of DACs and ADCs;
             not needed where the target quantizes no activations or fixes their ranges.
-        example_inputs: a tensor, a tuple of positional or a mapping of named arguments; used to
-            verify the rewriting and to count work. The first calibration batch by default.
+        example_inputs: a tensor, a tuple of positional or a mapping of named arguments, or a tuple
+            of both, ``((x,), {"mask": mask})``; used to verify the rewriting and to count work. The
+            first calibration batch by default.
         digital: what to keep digital besides the target's own choices: region names or globs,
             module types, or predicates of (name, module); ``"ends"`` is the first and the last
             region, a small share of the work that noise hurts most.

@@ -47,9 +47,15 @@ class Call:
 
 
 def example_call(example_inputs: Any) -> Call:
-    """A call from example inputs: one tensor, a tuple of positional or a mapping of named ones."""
+    """A call from example inputs: one tensor, a tuple of positional or a mapping of named ones.
+
+    Both together are a tuple of a tuple and a mapping: ``((x,), {"mask": mask})``.
+    """
     if isinstance(example_inputs, Mapping):
         return Call(kwargs=dict(example_inputs))
+    match example_inputs:
+        case (tuple() as args, Mapping() as kwargs) if isinstance(example_inputs, tuple):
+            return Call(args, dict(kwargs))
     if isinstance(example_inputs, tuple):
         return Call(args=example_inputs)
     return Call(args=(example_inputs,))

@@ -143,7 +143,7 @@ def _rewritten(
     example = example_inputs
     if example is None and part.example is not None:
         args, kwargs = unflatten(part.example, tensors)
-        example = kwargs if kwargs else args
+        example = (args, kwargs) if args and kwargs else kwargs or args
     try:
         rewritten = analogize(
             digital,

@@ -8,6 +8,7 @@ again = load_onnx("model.onnx")           # a runnable analog module with the sa
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from analogize.onnx.writing.plan import NoiseKind, plan_regions
 from analogize.onnx.writing.storage import WeightStorage, code_widths
 from analogize.onnx.writing.trace import trace
 from analogize.onnx.writing.write import EXTERNAL_ABOVE, require_place, write
+
+logger = logging.getLogger("analogize")
 
 _OPSETS = range(18, 24)
 
@@ -87,7 +90,8 @@ def export_onnx(
         sample: example inputs: a tensor, a tuple of positional or a mapping of named ones.
         form: ``"flat"``, standard operators only; or ``"functions"``, one call node a region to a
             function in the domain ``ai.analogize``.
-        noise: None for clean weights; ``"runtime"`` to draw fresh weight noise at every run;
+        noise: None for clean weights, which is logged where a chip is programmed;
+            ``"runtime"`` to draw fresh weight noise at every run;
             ``"programmed"`` for the chip that ``program(model, seed)`` left; a number for the chip
             of that seed, without programming the model.
         dynamic_batch: leave the first dimension of every input free.
@@ -120,6 +124,11 @@ def export_onnx(
     require_place(Path(path))
     operators = _called(model)
     kind, seed = _noise(noise)
+    if kind == "none" and any(op.array.chip is not None for op in operators):
+        logger.warning(
+            "a chip is programmed, and the file gets the clean weights; noise='programmed' "
+            "writes the chip's"
+        )
     call = example_call(sample)
     _check_sample(call)
     storage: WeightStorage = weights
