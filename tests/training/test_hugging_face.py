@@ -28,7 +28,7 @@ def test_the_guides_recipe_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     analog = analogize(copy.deepcopy(teacher), "afm_2025", [batch])
     before = {name: p.detach().clone() for name, p in analog.named_parameters()}
-    (block,) = re.findall(r"^```py\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+    (block,) = re.findall(r"^```python title=[^\n]*\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
     examples = [{key: value[i] for key, value in batch.items()} for i in range(16)]
     scope: dict[str, Any] = {
         "torch": torch,
