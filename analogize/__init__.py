@@ -12,10 +12,14 @@ Rewrite a model for an analog target, look at what happened, program chips::
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from analogize.api import analogize
 from analogize.capture.composites import register_operator
+from analogize.capture.pretrained import follow_saving
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
 from analogize.crossbar.chip_data import Chip
@@ -54,6 +58,16 @@ if TYPE_CHECKING:
     from analogize.training.ranges import RangeChoice, choose_range
     from analogize.training.train import distill, train_robust
     from analogize.training.training_noise import TrainingNoise
+
+
+def _describe(model: nn.Module, folder: Path) -> None:
+    from analogize.saving.huggingface import describe_folder
+
+    describe_folder(model, folder)
+
+
+# Rewriting lies below saving, and a rewritten model of Hugging Face's saves itself.
+follow_saving(_describe)
 
 __all__ = [
     "Adaptation",

@@ -19,6 +19,7 @@ from analogize.errors import CalibrationError, CaptureError
 from analogize.model.calls import Call, batch_call, device_of, example_call
 from analogize.model.copying import all_or_nothing, copied, refuse_sharded, uncompiled
 from analogize.model.counting import Census, census, eval_mode, is_lazy, is_uninitialized
+from analogize.model.offloading import refuse_offloaded
 from analogize.passes.request import DigitalChoice, Request
 from analogize.targets import load_target
 from analogize.targets.spec import Target
@@ -68,6 +69,7 @@ def analogize(
 
     Raises:
         TargetError: an unknown or malformed target.
+        OffloadError: accelerate has offloaded its weights.
         CaptureError: the model cannot be captured, is analog already, or has nothing to rewrite.
         PassError: a weight that cannot be mapped, or a rewriting that failed its verification.
         CalibrationError: empty or constant calibration data.
@@ -84,6 +86,7 @@ def analogize(
             "with noise_level() and noise_mode()"
         )
     refuse_sharded(model)
+    refuse_offloaded(model)
     example, batches = _first_call(model, calibration, example_inputs)
     _refuse_lazy(model, example)
     wanted = (digital,) if isinstance(digital, str) else tuple(digital)

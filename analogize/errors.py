@@ -9,6 +9,7 @@
     ├── EvaluationError    a Monte Carlo evaluation that cannot start or go on
     ├── TrainingError      a training run that cannot start or go on
     ├── SavingError        a model that cannot be saved, or a file that is not this model
+    ├── OffloadError       a model whose weights accelerate keeps elsewhere
     └── ExportError        a file that cannot be written or read
 
 Each message names what is at fault (node, region, file, key or value), what is allowed, and the
@@ -52,6 +53,10 @@ class TrainingError(AnalogizeError):
 
 class SavingError(AnalogizeError):
     """A rewritten model that cannot be saved, or a file that cannot give the model back."""
+
+
+class OffloadError(AnalogizeError):
+    """A model whose weights are not in place, because accelerate has offloaded them."""
 
 
 class ExportError(AnalogizeError):

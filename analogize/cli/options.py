@@ -13,8 +13,9 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="The model or what makes it: package.module:name or file.py:name; or an ONNX file "
-        "that analogize wrote.",
+        help="The model or what makes it: package.module:name or file.py:name; an ONNX file that "
+        "analogize wrote; or a folder of save_pretrained of Hugging Face's. With --weights "
+        "FILE.safetensors, what analogize.save() wrote of it.",
     ),
 ]
 ModelArguments = Annotated[

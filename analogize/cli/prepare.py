@@ -15,6 +15,7 @@ from analogize.cli.importing import called, parse_argument
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.ops import operators
 from analogize.errors import EvaluationError
+from analogize.saving.container import DESCRIPTION, read_manifest
 from analogize.targets.spec import Target
 
 
@@ -22,8 +23,9 @@ def build_model(path: str, arguments: list[str], weights: Path | None = None) ->
     """The model that ``path`` names: a module, a factory of one, or an ONNX file.
 
     Args:
-        path: ``package.module:name`` or ``file.py:name`` of a module or of what returns one, or a
-            file that ``export_onnx`` wrote.
+        path: ``package.module:name`` or ``file.py:name`` of a module or of what returns one, a
+            file that ``export_onnx`` wrote, or a folder that an analog model of Hugging Face's was
+            saved to.
         arguments: ``key=value`` for a factory. Values are read as Python literals where they are
             such, and as text otherwise.
         weights: a ``.safetensors`` file that ``save`` wrote, which makes the model analog; weights
@@ -39,6 +41,12 @@ def build_model(path: str, arguments: list[str], weights: Path | None = None) ->
         from analogize.onnx.reading.load import load_onnx
 
         return load_onnx(path)
+    if (Path(path) / DESCRIPTION).is_file():
+        from analogize.saving.huggingface import from_pretrained
+
+        return from_pretrained(path)
+    if path.endswith(".safetensors"):
+        raise _without_code(Path(path))
     model = called(path, "model", dict(map(parse_argument, arguments)))
     if not isinstance(model, nn.Module):
         raise EvaluationError(f"{path} returned {type(model).__name__}, not a torch.nn.Module")
@@ -47,6 +55,14 @@ def build_model(path: str, arguments: list[str], weights: Path | None = None) ->
 
         return load(weights, model)
     return model
+
+
+def _without_code(file: Path) -> EvaluationError:
+    known = read_manifest(file).model
+    return EvaluationError(
+        f"{file} holds a {known}, and not the code that makes one: give that as MODEL "
+        f"(package.module:name or file.py:name), and the file as --weights {file}"
+    )
 
 
 def _is_saved(weights: Path | None) -> TypeGuard[Path]:

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def show_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What analogize.save() wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="What analogize.save() wrote, or a folder of save_pretrained of Hugging Face's.",
+        ),
+    ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest as JSON and nothing else.")
     ] = False,
@@ -23,9 +29,9 @@ def show_command(
     """Show what a saved model's file holds: its class, targets, regions, what stayed digital."""
     # Imported here, so that other commands do not wait for safetensors.
     from analogize.display.tables import width
-    from analogize.saving.container import read_manifest
+    from analogize.saving.container import DESCRIPTION, read_manifest
 
-    manifest = read_manifest(file)
+    manifest = read_manifest(file / DESCRIPTION if file.is_dir() else file)
     if as_json:
         typer.echo(json.dumps(json.loads(manifest.model_dump_json()), indent=2))
         return
@@ -39,9 +45,19 @@ def show_command(
 
 def _headline(manifest: Manifest) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    held = len(manifest.chips)
-    chip = f"a programmed chip of {held} arrays" if held else "no programmed chip"
-    return f"{manifest.model}, format {manifest.format}, {chip}; written by {versions}"
+    what = f"{manifest.model}, format {manifest.format}"
+    return f"{what}; written by {versions}\n{_chip(manifest)}"
+
+
+def _chip(manifest: Manifest) -> str:
+    if not manifest.chips:
+        return "no programmed chip"
+    first = next(iter(manifest.chips.values()))
+    which = "given as data" if first.seed is None else f"drawn by seed {first.seed}"
+    when = f", {first.drift_time:g} s after programming" if first.drift_time else ""
+    cycle = f", cycle {first.cycle}" if first.cycle else ""
+    conditions = "".join(f", {name} {value:g}" for name, value in first.conditions.items())
+    return f"a programmed chip of {len(manifest.chips)} arrays ({which}{when}{cycle}{conditions})"
 
 
 def _regions(part: Part) -> Table:

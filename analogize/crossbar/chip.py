@@ -20,9 +20,11 @@ from analogize.crossbar.located import Located, located
 from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
 from analogize.crossbar.seeds import integer, untied
+from analogize.crossbar.stale import tell_of_stale_ranges
 from analogize.crossbar.witness import Witness
 from analogize.devices.times import require_time, seconds
 from analogize.errors import ChipError
+from analogize.model.offloading import refuse_offloaded
 from analogize.model.parts import report_of
 from analogize.model.sharding import drop_copies, is_sharded, own_part, part_beside, whole
 from analogize.quantize import Bound, clamp_
@@ -76,6 +78,7 @@ def program(
             targets with a model of it, any names for functions of one's own.
 
     Raises:
+        OffloadError: accelerate has offloaded its weights.
         ChipError: the model has no analog operator; an unknown compensation; a seed that is no
             integer; a time that is none, outside the range that a noise model was measured in, or
             after 0 where nothing in the target changes with time; a condition that no model knows;
@@ -86,6 +89,7 @@ def program(
         raise ChipError(f"compensation {compensation!r} is unknown; allowed are {allowed}")
     seed, time = seed if isinstance(seed, Chip) else integer(seed), seconds(drift_time)
     drop_copies(model)
+    refuse_offloaded(model)
     require_times(model, [time])
     require_conditions(model, conditions)
     ops = located(model)
@@ -93,6 +97,7 @@ def program(
         require_fitting(seed, list(dict.fromkeys(found.array for found in ops)), time, cycle)
     done: dict[int, Located] = {}
     try:
+        tell_of_stale_ranges((found.op, found.op.stored.value()) for found in ops)
         for found in ops:
             op, weight = found.op, weight_of(found.op)
             first = done.setdefault(id(op.array), found)
@@ -264,6 +269,7 @@ def clip_weights(model: nn.Module) -> int:
     ranges: dict[int, tuple[Tensor, Bound, Bound]] = {}
     ops = _require_operators(model)
     drop_copies(model)
+    refuse_offloaded(model)
     for op in ops:
         op.follow(wholly=True)
         array, weight = op.array, op.stored.value()

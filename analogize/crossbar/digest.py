@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from analogize.crossbar.located import located
+from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.signature import KEY
 from analogize.model.sharding import whole
 
 
@@ -24,9 +26,15 @@ def target_digest(model: nn.Module) -> str:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Every entry of the ``state_dict`` by name, type, shape and bytes; whole ones of shards."""
+    """Every entry of the ``state_dict`` by name, type, shape and bytes; whole ones of shards.
+
+    Without what tells the target there: ``target_digest`` does.
+    """
     digest = hashlib.blake2b(digest_size=16)
+    told = tuple(f"{path}.{KEY}" for path, m in model.named_modules() if isinstance(m, AnalogOp))
     for name, value in model.state_dict().items():
+        if name in told:
+            continue
         if not isinstance(value, Tensor):
             digest.update(f"{name} {value!r}\n".encode())
             continue

@@ -180,6 +180,8 @@ def _plain_weight(op: AnalogOp) -> Tensor | None:
     weight = None if weight is None else transforms.plain(weight)
     if weight is None or weight.shape != op.array.shape or not weight.is_contiguous():
         return None
+    if weight.is_meta:
+        return None  # offloaded until its own module is called
     return weight if type(weight) in (Tensor, nn.Parameter) else None
 
 

@@ -7,8 +7,6 @@ dict, which brings weights without ranges, the ranges are found anew.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -20,10 +18,12 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip import weight_of
 from analogize.crossbar.converter import FixedRange
 from analogize.crossbar.ops import AnalogOp, operators
+from analogize.crossbar.signature import KEY, from_tensor
+from analogize.crossbar.stale import is_found
 from analogize.crossbar.weight_range import find_range
 from analogize.errors import ChipError, SavingError
+from analogize.model.offloading import refuse_offloaded
 from analogize.model.parts import report_of
-from analogize.targets import spec
 
 logger = logging.getLogger("analogize")
 
@@ -42,6 +42,7 @@ def renew_ranges(model: nn.Module) -> None:
 
     Raises:
         ChipError: the model has no analog operator.
+        OffloadError: accelerate has offloaded the weights.
         PassError: weights that give no range; no range is changed then.
     """
     ops = operators(model)
@@ -49,6 +50,7 @@ def renew_ranges(model: nn.Module) -> None:
         raise ChipError(
             f"{type(model).__name__} has no analog operator; rewrite it with analogize() first"
         )
+    refuse_offloaded(model)
     found: dict[WeightArray, Tensor] = {}
     for op in ops:
         if op.array not in found and _is_found(op.array):
@@ -78,46 +80,41 @@ def _sign(root: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) ->
 
 
 def _digests(root: nn.Module) -> dict[str, str]:
-    return {op.region.name: _digest(op) for op in operators(root)}
-
-
-def _digest(op: AnalogOp) -> str:
-    """Digest of what the target says of one region; defaults that are added later change none."""
-    array = op.array
-    said = [array.settings, op.dac.settings, op.adc.settings, op.tile_size, array.conductance]
-    plain = [
-        None if one is None else one.model_dump(mode="json", exclude_defaults=True)
-        for one in (*said, *array.noise)
-    ]
-    text = json.dumps([plain, array.compensation], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return {op.region.name: op.digest for op in operators(root)}
 
 
 def _before_loading(
     root: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
 ) -> None:
     signature = metadata.get("analogize")
-    if isinstance(signature, dict):
-        _require_same_target(root, signature)
+    _require_same_target(root, signature if isinstance(signature, dict) else {}, state, prefix)
     _require_fitting_ranges(root, state, prefix)
     _renew(root, state, prefix)
 
 
-def _require_same_target(root: nn.Module, signature: dict[str, Any]) -> None:
-    before = signature.get("digests")
-    other = [
-        name
-        for name, digest in _digests(root).items()
-        if isinstance(before, dict) and before.get(name, digest) != digest
-    ]
-    if other:
-        report = report_of(root)
-        here = "unknown" if report is None else report.target
-        raise SavingError(
-            f"the state dict was saved for the target '{signature.get('target')}', whose settings "
-            f"of region '{other[0]}' are others than those of this model's target '{here}': "
-            f"{_WAY_OUT}"
-        )
+def _require_same_target(
+    root: nn.Module, signature: dict[str, Any], state: dict[str, Any], prefix: str
+) -> None:
+    noted = signature.get("digests")
+    before: dict[str, Any] = noted if isinstance(noted, dict) else {}
+    paths = {id(m): path for path, m in root.named_modules()}
+    for op in operators(root):
+        entry = state.get(prefix + f"{paths[id(op)]}.{KEY}".lstrip("."))
+        if before.get(op.region.name, op.digest) != op.digest:
+            raise _other_target(root, op, signature.get("target"))
+        # A distributed checkpoint is read into the model's own state dict, its metadata included.
+        if entry is not None and from_tensor(entry) != op.digest:
+            raise _other_target(root, op, None)
+
+
+def _other_target(root: nn.Module, op: AnalogOp, target: object) -> SavingError:
+    report = report_of(root)
+    here = "unknown" if report is None else report.target
+    there = f"the target '{target}'" if target else "another target"
+    return SavingError(
+        f"the state dict was saved for {there}, whose settings of region '{op.region.name}' are "
+        f"others than those of this model's target '{here}': {_WAY_OUT}"
+    )
 
 
 def _ranges(root: nn.Module, prefix: str) -> Iterator[tuple[str, FixedRange]]:
@@ -146,9 +143,7 @@ def _require_fitting_ranges(root: nn.Module, state: dict[str, Any], prefix: str)
 
 
 def _is_found(module: FixedRange) -> bool:
-    """Whether the range comes from weights or data, and not from the target itself."""
-    rule = module.settings.range  # type: ignore[union-attr]
-    return rule is not None and not isinstance(rule, spec.FixedRange | spec.VectorRange)
+    return is_found(module.settings)  # type: ignore[arg-type]
 
 
 def _renew(root: nn.Module, state: dict[str, Any], prefix: str) -> None:

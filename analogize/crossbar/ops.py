@@ -20,11 +20,13 @@ from analogize.crossbar.compiled import enter, proven
 from analogize.crossbar.computing import compute
 from analogize.crossbar.converter import Converter
 from analogize.crossbar.fresh import fresh_weights
+from analogize.crossbar.in_place import buffers_of, require_in_place
 from analogize.crossbar.learned import Ranges
 from analogize.crossbar.periphery import has_signals, signals_of
 from analogize.crossbar.precision import autocast, dtypes
 from analogize.crossbar.region import Region
 from analogize.crossbar.side import DigitalSide, make_side
+from analogize.crossbar.signature import as_tensor, sign
 from analogize.crossbar.stages import derive, in_units_of_range, with_noise
 from analogize.crossbar.tiled import Tiles, cut
 from analogize.crossbar.waiting import of_zeros, require_met
@@ -59,10 +61,14 @@ class AnalogOp(nn.Module):
         stored: its weight, by the modules that own what it is made of; ``bind`` tells.
         observer: while calibrating, receives (input, output) of the digital product.
         is_calibrated: whether every converter that has bits has its range.
+        laid: the buffers that the arithmetic was derived from.
+        digest: of what the target says of this region; ``target_digest`` in the state dict.
         side: digital correction of the output, or None; ``make_side`` makes one.
     """
 
     side: DigitalSide | None
+    digest: str
+    target_digest: Tensor
 
     def __init__(
         self, array: WeightArray, product: Product, target: Target, region: Region
@@ -81,6 +87,7 @@ class AnalogOp(nn.Module):
         self.observer: Callable[[Tensor, Tensor], None] | None = None
         self._observed: tuple[Tensor, Tiles] | None = None
         self.register_module("side", None)
+        sign(self)
         self.register_load_state_dict_pre_hook(make_side)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
         self.refresh()
@@ -97,6 +104,7 @@ class AnalogOp(nn.Module):
 
     def refresh(self) -> None:
         """Derive the fixed parts of the arithmetic; needed whenever a range was changed."""
+        self.laid = buffers_of(self)
         dac, adc, array = self.dac, self.adc, self.array
         self._stages = derive(dac, array, adc, self.product, self.tile_size)
         self._noisy_stages = with_noise(self._stages, array)
@@ -185,7 +193,8 @@ class AnalogOp(nn.Module):
             self.observer(x, y)
             self._observed = None
             return y
-        if self._learns and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling():
+            require_in_place(self, x, weight)
             self.follow()
         if not self.is_calibrated:
             self._settle(weight)
@@ -305,6 +314,8 @@ class AnalogOp(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # Also after to_empty(), which keeps no values.
+        self.target_digest = as_tensor(self.digest, self.target_digest.device)
         self.refresh()
         return self
 

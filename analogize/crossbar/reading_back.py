@@ -14,6 +14,7 @@ from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.periphery import describe_reading
 from analogize.errors import ChipError
+from analogize.model.offloading import refuse_offloaded
 from analogize.model.parts import report_of
 
 
@@ -30,6 +31,7 @@ def read_chip(model: nn.Module, name: str = "") -> Chip:
     Raises:
         ChipError: no chip is programmed, or the weights have changed since.
     """
+    refuse_offloaded(model)
     if not regions(model):
         raise ChipError(f"{type(model).__name__} has no analog operator, so it has no chip")
     report = report_of(model)

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from analogize.crossbar.chip import noise_mode
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.side import make_side
+from analogize.crossbar.signature import KEY
 from analogize.errors import CalibrationError
 from analogize.evaluation.kept import Kept
 from analogize.evaluation.moments import Moments, blended, matching
@@ -150,7 +151,9 @@ def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
     """A copy of ``model`` with the parameters and buffers of ``teacher``."""
     source = copy.deepcopy(model)
     wanted = {name for name, _ in model.named_parameters()}
-    state = {k: v for k, v in teacher.state_dict().items() if ".side." not in k}
+    state = {
+        k: v for k, v in teacher.state_dict().items() if ".side." not in k and not k.endswith(KEY)
+    }
     missing = sorted(wanted - state.keys())
     if missing:
         raise CalibrationError(

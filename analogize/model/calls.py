@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from analogize.model.offloading import refuse_offloaded
+
 # Where data collators put the labels of a mapping.
 _LABELS = ("labels", "label")
 
@@ -83,7 +85,12 @@ def split_labels(batch: Any) -> tuple[Any, Any]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model lives: the device of its first parameter or buffer, else the CPU."""
+    """Where the model lives: the device of its first parameter or buffer, else the CPU.
+
+    Raises:
+        OffloadError: accelerate has offloaded its weights.
+    """
+    refuse_offloaded(model)
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")

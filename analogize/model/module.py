@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import fx, nn
 
-from analogize.errors import CaptureError
+from analogize.errors import CaptureError, OffloadError
 from analogize.model.calls import Call
 from analogize.model.one_pass import called_as_one_pass, leave_to_python
 from analogize.targets.spec import Target
@@ -93,6 +93,12 @@ def is_dissolved(module: nn.Module) -> bool:
     return isinstance(module.__dict__.get("_forward_hooks"), _NoHooks)
 
 
+_GRAPH_OFFLOADED = (
+    "accelerate has offloaded this graph's weights, and brings them in for calls of modules, which "
+    "a graph does not call; rewrite with capture='hierarchical', or do not offload"
+)
+
+
 class AnalogModule(fx.GraphModule):
     """A captured graph over the original's own modules, parameters and buffers.
 
@@ -117,7 +123,12 @@ class AnalogModule(fx.GraphModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph, hooks included, as one pass."""
-        return called_as_one_pass(super().__call__, self, *args, **kwargs)
+        try:
+            return called_as_one_pass(super().__call__, self, *args, **kwargs)
+        except NotImplementedError as error:
+            if any(p.is_meta for p in self.parameters()):
+                raise OffloadError(_GRAPH_OFFLOADED) from error
+            raise
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Members are state, not arguments: operators among them refer back to this module.

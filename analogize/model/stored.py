@@ -34,6 +34,10 @@ class StoredWeight:
         """What the parameters and buffers were called in the model that was rewritten."""
         return tuple(self._owners)
 
+    def owners(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Those names, each with the module that owns it."""
+        return tuple((name, owner) for name, (owner, _) in self._owners.items())
+
     def value(self) -> Tensor:
         """The weight as it is now; differentiable, and with no step of an iteration."""
         if self.expression is not None:

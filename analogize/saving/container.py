@@ -21,6 +21,9 @@ from analogize.saving.manifest import FORMAT, Manifest
 
 _KEY = "analogize"
 
+# In a folder of Hugging Face's, what makes its weights an analog model.
+DESCRIPTION = "analog.safetensors"
+
 # Where a checkpoint of Lightning's describes its analog parts.
 CHECKPOINT_KEY = "analogize_model"
 

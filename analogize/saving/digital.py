@@ -15,6 +15,7 @@ from analogize.devices.compensation import against_weights, is_of_tiles
 from analogize.errors import SavingError
 from analogize.model.copying import copied
 from analogize.model.module import AnalogModule
+from analogize.model.offloading import refuse_offloaded
 from analogize.model.parts import parts, unwrapped
 
 
@@ -36,6 +37,7 @@ def to_digital(model: nn.Module, weights: Literal["clean", "chip"] = "clean") ->
     if weights not in ("clean", "chip"):
         raise SavingError(f"weights is {weights!r}; allowed are 'clean' and 'chip'")
     model = unwrapped(model)
+    refuse_offloaded(model)
     if not parts(model):
         raise SavingError(f"{type(model).__name__} has no analog part; it is digital already")
     for path, module in model.named_modules():
@@ -65,6 +67,7 @@ def digital_state(
     """
     if weights not in ("clean", "chip"):
         raise SavingError(f"weights is {weights!r}; allowed are 'clean' and 'chip'")
+    refuse_offloaded(unwrapped(model))
     model = copied(unwrapped(model))
     if weights == "chip":
         _write_chip(model)

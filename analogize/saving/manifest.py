@@ -25,13 +25,21 @@ class Chip(_Record):
         seed: the chip's number, as ``program`` was called with.
         drift_time: seconds between programming and reading.
         cycle: which programming of the chip it was.
+        conditions: under which it was read, by name.
         corrected: whether a digital correction of drift is in the file as well.
+        key: what its draws derive from: the seed and the region's name.
+        noise: the noise models that it was drawn with, where they are not the target's.
+        given: the header of a chip that was given as data (``analogize.chips``).
     """
 
     seed: int | None = None
+    key: str | None = None
     drift_time: float = 0.0
     cycle: int = 0
+    conditions: Mapping[str, float] = {}
     corrected: bool = False
+    noise: tuple[dict[str, Any], ...] | None = None
+    given: Any = None
 
 
 class Part(_Record):
@@ -78,6 +86,7 @@ class Manifest(_Record):
         training: whether it was in train mode.
         own: the entries of the state dict that the digital model has as well, with their shapes.
         tied: names of the state dict that share another one's tensor.
+        unsaved: types of the floating-point buffers that no state dict has.
         extra: entries of the state dict that are no tensors.
         parts: every rewritten module.
         chips: what is known of the programmed arrays, by number; empty where none was saved.
@@ -89,6 +98,7 @@ class Manifest(_Record):
     training: bool
     own: Mapping[str, tuple[int, ...]]
     tied: Mapping[str, str] = {}
+    unsaved: Mapping[str, str] = {}
     extra: Mapping[str, Any] = {}
     parts: tuple[Part, ...]
     chips: Mapping[int, Chip] = {}

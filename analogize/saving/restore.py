@@ -11,19 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from analogize.api import analogize
-from analogize.crossbar.chip import weight_of
 from analogize.crossbar.ops import operators
-from analogize.crossbar.witness import Witness
 from analogize.devices.custom import resolve
 from analogize.errors import AnalogizeError, SavingError
 from analogize.model.copying import copied
 from analogize.model.module import Report
 from analogize.saving.container import read, unflatten
 from analogize.saving.manifest import Manifest, Part
-from analogize.saving.store import CHIP, CORRECTION, EXAMPLE, arrays
+from analogize.saving.programmed import CHIP, CORRECTION, GIVEN, hold_chip
+from analogize.saving.store import EXAMPLE
 from analogize.targets.functions import foreign, refusal
 from analogize.targets.noise import CustomNoise
 from analogize.targets.spec import Target
+
+# Names of a file's tensors that are no entries of the state dict.
+_NOT_STATE = (EXAMPLE, CHIP, CORRECTION, GIVEN)
 
 
 def load(
@@ -52,20 +54,48 @@ def load(
             missing or were not allowed; or ``model`` is another: the first difference is named.
     """
     manifest, tensors = read(path)
+    return rebuilt(manifest, tensors, model, path, device, example_inputs, allow_functions)
+
+
+def rebuilt(
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    model: nn.Module | Callable[[], nn.Module],
+    path: Any,
+    device: torch.device | str,
+    example_inputs: Any,
+    allow_functions: bool | Collection[str],
+) -> nn.Module:
+    """The model that ``manifest`` and ``tensors`` describe; see ``load``.
+
+    Args:
+        manifest: what the file says.
+        tensors: the file's.
+        model: as for ``load``.
+        path: the file, for errors.
+        device: as for ``load``, like all that follow.
+        example_inputs: likewise.
+        allow_functions: likewise.
+    """
     targets = [_target(part, path, allow_functions) for part in manifest.parts]
     fresh = copied(model) if isinstance(model, nn.Module) else model()
     _require_fits(fresh, manifest, path)
-    _take_types(fresh, tensors)
-    state = {name: t for name, t in tensors.items() if not name.startswith(EXAMPLE)}
-    state = {k: v for k, v in state.items() if not k.startswith((CHIP, CORRECTION))}
-    state |= {name: state[first] for name, first in manifest.tied.items()}
+    state = {k: v for k, v in tensors.items() if not k.startswith(_NOT_STATE)}
+    for name, first in manifest.tied.items():
+        # Other writers keep another one of the names.
+        kept = state.get(first, state.get(name))
+        state |= {} if kept is None else {name: kept, first: kept}
+    missing = next((key for key in manifest.own if key not in state), None)
+    if missing is not None:
+        raise SavingError(f"{path}: the weights lack '{missing}'; the file is not complete")
+    _take_types(fresh, state, manifest, path)
     own = {key: state[key] for key in manifest.own}
     fresh.load_state_dict(own | _extra(fresh, manifest), strict=True)
     fresh.to(device)
     for part, target in zip(manifest.parts, targets, strict=True):
         fresh = _rewritten(fresh, part, target, tensors, example_inputs, path)
     _load_all(fresh, state | dict(manifest.extra), path)
-    _hold_chips(fresh, manifest, tensors, path)
+    hold_chip(fresh, manifest, tensors, path, allow_functions)
     return fresh.train(manifest.training)
 
 
@@ -114,15 +144,25 @@ def report_of_module(module: nn.Module) -> bool:
     return isinstance(module.__dict__.get("report"), Report)
 
 
-def _take_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _take_types(
+    model: nn.Module, state: Mapping[str, Tensor], manifest: Manifest, path: Any
+) -> None:
     """Give parameters and buffers the saved types, so that loading rounds nothing."""
     named = [*model.named_parameters(), *model.named_buffers()]
     if any(t.is_meta for _, t in named):
+        lost = next((n for n, t in model.named_buffers() if n not in state), None)
+        if lost is not None:
+            raise SavingError(
+                f"{path}: '{lost}' is computed where the model is made, and never saved; on the "
+                "meta device it has no values, so make the model on a real one"
+            )
         model.to_empty(device="cpu")
         named = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in named:
-        if name in tensors and tensor.dtype != tensors[name].dtype:
-            tensor.data = tensor.data.to(tensors[name].dtype)
+        dtype = getattr(torch, manifest.unsaved.get(name, ""), tensor.dtype)
+        dtype = state[name].dtype if name in state else dtype
+        if tensor.dtype != dtype:
+            tensor.data = tensor.data.to(dtype)
 
 
 def _extra(model: nn.Module, manifest: Manifest) -> dict[str, Any]:
@@ -198,18 +238,3 @@ def _load_all(model: nn.Module, state: dict[str, Any], path: Any) -> None:
         model.load_state_dict(state, strict=True)
     except (RuntimeError, AnalogizeError) as cause:
         raise SavingError(f"{path}: {cause}") from cause
-
-
-def _hold_chips(
-    model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any
-) -> None:
-    if not manifest.chips:
-        return
-    for number, (array, op) in enumerate(arrays(model).items()):
-        chip = tensors.get(f"{CHIP}{number}")
-        if chip is None:
-            raise SavingError(f"{path}: the chip of region '{op.region.name}' is missing")
-        where = array.range.device
-        correction = tensors.get(f"{CORRECTION}{number}")
-        array.hold(chip.to(where), None if correction is None else correction.to(where), None)
-        array.witness = Witness(weight_of(op), op.stored)

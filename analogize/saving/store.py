@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogize.crossbar.array import WeightArray
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import SavingError
 from analogize.model.module import AnalogModule, Report
+from analogize.model.offloading import refuse_offloaded
 from analogize.model.parts import parts, unwrapped
-from analogize.model.sharding import whole
+from analogize.model.sharding import own_part, whole
 from analogize.saving.container import flatten, whole_numbers, write
-from analogize.saving.manifest import Chip, Manifest, Part
+from analogize.saving.manifest import Manifest, Part
+from analogize.saving.programmed import describe_chip
 
-CHIP, CORRECTION, EXAMPLE = "chip.", "correction.", "example."
+EXAMPLE = "example."
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, chip: bool = False) -> Path:
@@ -58,23 +59,31 @@ def describe(model: nn.Module) -> dict[str, Any]:
     Raises:
         SavingError: as ``save``.
     """
-    tensors, manifest = _described(model, chip=False, with_state=False)
+    tensors, manifest = description(model, chip=False)
     return {"manifest": manifest.model_dump_json(), "tensors": tensors}
+
+
+def description(model: nn.Module, chip: bool) -> tuple[dict[str, Tensor], Manifest]:
+    """The manifest without the state dict, and the tensors that go with it: chip and example.
+
+    Raises:
+        SavingError: as ``save``.
+    """
+    return _described(model, chip, with_state=False)
 
 
 def _described(
     model: nn.Module, chip: bool, with_state: bool
 ) -> tuple[dict[str, Tensor], Manifest]:
+    refuse_offloaded(model)
     places = parts(model)
     if not places:
-        raise SavingError(
-            f"{type(model).__name__} has no analog part; save digital models with torch.save or "
-            "safetensors"
-        )
+        raise _nothing_analog(model)
     state = model.state_dict()
-    tensors, tied = _tensors(state) if with_state else ({}, {})
+    tied = _tied(state)
+    tensors = _tensors(state, tied) if with_state else {}
     extra = {key: _plain(key, value) for key, value in state.items() if not _is_tensor(value)}
-    chips = _chips(model, tensors) if chip else {}
+    chips = describe_chip(model, tensors) if chip else {}
     described = tuple(_part(place.rstrip("."), m, tensors) for place, m in places.items())
     inside = _analog_keys(model)
     return tensors, Manifest(
@@ -87,10 +96,34 @@ def _described(
             if _is_tensor(value) and not key.startswith(inside)
         },
         tied=tied,
+        unsaved=_unsaved(model),
         extra=extra,
         parts=described,
         chips=chips,
     )
+
+
+def _nothing_analog(model: nn.Module) -> SavingError:
+    kind = type(model).__name__
+    if operators(model):
+        return SavingError(
+            f"this {kind} was taken out of the model that was rewritten, and what describes it "
+            "stayed there (PeftModel.merge_and_unload does so): save the whole, or merge first "
+            "and rewrite what comes out"
+        )
+    return SavingError(
+        f"{kind} has no analog part; save digital models with torch.save or safetensors"
+    )
+
+
+def _unsaved(model: nn.Module) -> dict[str, str]:
+    """The types of buffers that no state dict has: whoever makes the model makes them anew."""
+    inside, saved = _analog_keys(model), model.state_dict().keys()
+    return {
+        name: str(buffer.dtype).removeprefix("torch.")
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point() and name not in saved and not name.startswith(inside)
+    }
 
 
 def _class_of(model: nn.Module) -> str:
@@ -102,35 +135,36 @@ def _class_of(model: nn.Module) -> str:
     return f"{original.__module__}.{original.__qualname__}"
 
 
-def arrays(model: nn.Module) -> dict[WeightArray, AnalogOp]:
-    """Every array once, in order, with the first operator on it."""
-    found: dict[WeightArray, AnalogOp] = {}
-    for op in operators(model):
-        found.setdefault(op.array, op)
-    return found
-
-
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state's tensors, and the names that share one of them."""
-    kept: dict[str, Tensor] = {}
+def _tied(state: dict[str, Any]) -> dict[str, str]:
+    """The names that share another one's tensor, which comes first."""
     tied: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for key, value in state.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
+            continue
+        # Of shards, whose whole has no place in memory; an empty one has a storage, but no address.
+        part = own_part(value)
+        where = (part.untyped_storage()._cdata, part.storage_offset())
+        same = (*where, value.shape, value.stride(), value.dtype)
+        if (first := seen.setdefault(same, key)) != key:
+            tied[key] = first
+    return tied
+
+
+def _tensors(state: dict[str, Any], tied: dict[str, str]) -> dict[str, Tensor]:
+    kept: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or key in tied:
             continue
         if value.is_meta or value.layout != torch.strided:
             kind = "on the meta device" if value.is_meta else f"of layout {value.layout}"
             raise SavingError(f"'{key}' is {kind}; only tensors with values in place can be saved")
-        same = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and (first := seen.setdefault(same, key)) != key:
-            tied[key] = first
-        else:
-            kept[key] = whole_numbers(whole(value))
-    return kept, tied
+        kept[key] = whole_numbers(whole(value))
+    return kept
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -150,21 +184,6 @@ def _analog_keys(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{path}." for path, m in model.named_modules() if isinstance(m, AnalogOp))
 
 
-def _chips(model: nn.Module, tensors: dict[str, Tensor]) -> dict[int, Chip]:
-    found: dict[int, Chip] = {}
-    for number, (array, op) in enumerate(arrays(model).items()):
-        if array.chip is None:
-            raise SavingError(
-                f"region '{op.region.name}': no chip is programmed; call program(model, seed) "
-                "first, or save with chip=False"
-            )
-        tensors[f"{CHIP}{number}"] = whole_numbers(array.chip)
-        if array.correction is not None:
-            tensors[f"{CORRECTION}{number}"] = whole_numbers(array.correction)
-        found[number] = Chip(corrected=array.correction is not None)
-    return found
-
-
 def _part(path: str, module: nn.Module, tensors: dict[str, Tensor]) -> Part:
     report: Report = module.__dict__["report"]
     if report.settings is None:
@@ -172,6 +191,7 @@ def _part(path: str, module: nn.Module, tensors: dict[str, Tensor]) -> Part:
             f"'{path or type(module).__name__}' does not know its target, as models read from ONNX "
             "do not; keep the ONNX file instead"
         )
+    _require_in_their_places(module)
     example = None
     if report.example is not None:
         call = (report.example.args, dict(report.example.kwargs))
@@ -191,6 +211,21 @@ def _part(path: str, module: nn.Module, tensors: dict[str, Tensor]) -> Part:
         regions=tuple(op.region for op in operators(module)),
         example=example,
     )
+
+
+def _require_in_their_places(module: nn.Module) -> None:
+    """Refuse what was wrapped after it was rewritten: ``load`` would rewrite it elsewhere."""
+    places = {id(m): path for path, m in module.named_modules()}
+    for op in operators(module):
+        for name, owner in op.stored.owners():
+            path = places.get(id(owner))
+            if path != name.rpartition(".")[0]:
+                raise SavingError(
+                    f"region '{op.region.name}': the layer that holds '{name}' is at '{path}' now, "
+                    "so it was wrapped after it was rewritten, as PEFT does. Save the model "
+                    "without the wrapper (PEFT's save_pretrained writes the adapter), wrap it "
+                    "before analogize(), or call merge_and_unload() and renew_ranges()"
+                )
 
 
 def _chosen(report: Report) -> tuple[str, ...]:

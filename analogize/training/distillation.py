@@ -18,6 +18,7 @@ from analogize.crossbar.located import learned_ranges
 from analogize.crossbar.noise import level
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed, integer
+from analogize.crossbar.signature import KEY
 from analogize.errors import SavingError, TrainingError
 from analogize.model.calls import Call
 from analogize.model.parts import report_of
@@ -314,6 +315,8 @@ class Distillation(L.LightningModule):
         if not isinstance(saved, Mapping) or has_shards(self.student):
             return  # a sharded checkpoint is loaded in place, shard by shard
         for key in [*own, *saved]:
+            if key.endswith(KEY):
+                continue  # checkpoints from before have none
             shapes = [tuple(s[key].shape) if key in s else "missing" for s in (saved, own)]
             if shapes[0] != shapes[1]:
                 raise TrainingError(

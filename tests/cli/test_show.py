@@ -28,7 +28,7 @@ def test_a_file_is_told_in_words(file: Path) -> None:
     assert done.exit_code == 0, done.output
     for text in (
         "Sequential, format 1",
-        "chip of 1 arrays",
+        "a programmed chip of 1 arrays (drawn by seed 1)",
         "target pcm_8bit",
         "4x3",
         "digital: 2",
@@ -51,3 +51,36 @@ def test_another_file_is_an_error_of_one_line(tmp_path: Path) -> None:
 
     assert done.exit_code == 1
     assert "no file that analogize.save() wrote" in done.output
+
+
+def test_the_chip_is_told_with_seed_and_cycle(tmp_path: Path) -> None:
+    analog = analogize(nn.Sequential(nn.Linear(3, 4)), "paper_resnet32").eval()
+    program(analog, 7, cycle=2)
+    file = save(analog, tmp_path / "net.safetensors", chip=True)
+
+    done = CliRunner().invoke(app, ["show", str(file)])
+
+    assert "chip of 1 arrays (drawn by seed 7, cycle 2)" in " ".join(done.output.split())
+
+
+def test_a_saved_file_as_model_says_what_is_needed_besides(file: Path) -> None:
+    done = CliRunner().invoke(app, ["summary", str(file)])
+
+    assert done.exit_code == 1
+    told = " ".join(done.output.split())
+    assert "Sequential, and not the code that makes one" in told
+    assert f"--weights {file}" in told
+
+
+def test_a_folder_of_hugging_faces_is_a_model_and_shown(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=9, intermediate_size=32, **sizes)
+    model = transformers.BertModel(config)
+    ids = torch.randint(9, (2, 5))
+    analogize(model, "pcm_8bit", calibration=[{"input_ids": ids}]).save_pretrained(tmp_path)  # type: ignore[operator]
+
+    for command in ("show", "summary"):
+        done = CliRunner().invoke(app, [command, str(tmp_path)])
+        assert done.exit_code == 0, done.output
+        assert "pcm_8bit" in done.output

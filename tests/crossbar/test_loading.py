@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -30,6 +32,11 @@ def net(scale: float = 1.0) -> nn.Sequential:
 def output(model: nn.Module) -> Tensor:
     with torch.no_grad(), noise_mode(model, "off"):
         return model(X)  # type: ignore[no-any-return]
+
+
+def unsigned(state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict as it was before it told its target."""
+    return {k: v for k, v in state.items() if not k.endswith("target_digest")}
 
 
 @pytest.mark.parametrize("target", ["pcm_joshi2020", "reram_milo2021", "pcm_8bit"])
@@ -99,8 +106,8 @@ def test_another_targets_state_dict_is_refused_and_changes_nothing(signed: bool)
     model = net()
     state: Any = analogize(model, found("A"), [X]).state_dict()
     if not signed:
-        # Without what torch keeps beside the state, ranges that are fixed tell all the same.
-        state = dict(state)
+        # Without what tells the target, ranges that are fixed tell all the same.
+        state = unsigned(state)
     analog = analogize(net(), fixed("B"))
     before = copy.deepcopy(analog.state_dict())
     match = "target 'A'.*region '0'.*'B'" if signed else r"'0\.analog\..*range'.*'B' fixes it at"
@@ -111,9 +118,24 @@ def test_another_targets_state_dict_is_refused_and_changes_nothing(signed: bool)
     assert torch.equal(output(analog), output(analogize(model, fixed("B"))))
 
 
+def test_the_target_survives_formats_without_metadata(tmp_path: Path, quantized: Make) -> None:
+    """The two differ in noise alone, so that every entry of the one would fit the other."""
+    a, b = (analogize(net(), quantized(8, eta), [X]) for eta in (0.02, 0.03))
+    save_file(a.state_dict(), tmp_path / "a.safetensors")
+    before = copy.deepcopy(b.state_dict())
+
+    with pytest.raises(SavingError, match=r"another target.*region '0'.*digital_state"):
+        b.load_state_dict(load_file(tmp_path / "a.safetensors"))
+
+    assert all(torch.equal(b.state_dict()[k], v) for k, v in before.items())
+    c = analogize(net(2.0), quantized(8, 0.02), [X])
+    c.load_state_dict(load_file(tmp_path / "a.safetensors"))
+    assert torch.equal(output(c), output(a))
+
+
 def test_ranges_of_another_form_are_refused_by_key_and_target() -> None:
     model = net()
-    state = dict(analogize(model, found("A"), [X]).state_dict())
+    state = unsigned(analogize(model, found("A"), [X]).state_dict())
     other = analogize(model, found("C", granularity="channel"), [X])
     with pytest.raises(SavingError, match=r"'0\.analog\.array\.range'.*'C' gives this range"):
         other.load_state_dict(state)

@@ -1,0 +1,45 @@
+"""Before every call: weight and ranges are there, and are those that were looked at last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from analogize.crossbar.signature import from_tensor
+from analogize.crossbar.stale import tell_of_new_weights
+from analogize.errors import OffloadError, SavingError
+from analogize.model.offloading import WAY_OUT
+
+if TYPE_CHECKING:
+    from analogize.crossbar.ops import AnalogOp
+
+
+def buffers_of(op: AnalogOp) -> tuple[Tensor, ...]:
+    """What a tool may put in place past ``load_state_dict``, as accelerate does."""
+    return op.target_digest, op.array.range, op.dac.range, op.adc.range
+
+
+def require_in_place(op: AnalogOp, x: Tensor, weight: Tensor) -> None:
+    """Take in new ranges, and warn of new weights outside of the former ones.
+
+    Raises:
+        SavingError: the ranges are those of another target.
+        OffloadError: the weight is kept elsewhere.
+    """
+    if weight.is_meta and not x.is_meta:
+        raise OffloadError(f"region '{op.region.name}': its weight is offloaded: {WAY_OUT}")
+    if not op.training:
+        tell_of_new_weights(op, weight)
+    if all(a is b for a, b in zip(buffers_of(op), op.laid, strict=True)):
+        return
+    if op.target_digest.is_meta:  # a model that was made without values
+        return
+    if from_tensor(op.target_digest) != op.digest:
+        raise SavingError(
+            f"region '{op.region.name}': its ranges were saved for another target; rewrite the "
+            "model for that one and load them again"
+        )
+    for part in (op.array, op.dac, op.adc):
+        part.refresh()
+    op.refresh()
