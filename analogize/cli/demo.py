@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from analogize.cli.options import AsCsv, AsJson
+from analogize.display.tables import csv_text
 
 Out = Annotated[Path, typer.Option(help="Folder for table, plot, curves and models.")]
 Dataset = Annotated[
@@ -28,6 +33,8 @@ def demo_command(
     epochs: Epochs = None,
     instances: Instances = None,
     target: Target = "pcm_4bit",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Train a small network, rewrite it for a target, fine-tune it with noise, measure it.
 
@@ -36,12 +43,24 @@ def demo_command(
     """
     # Imported here, so that other commands do not wait for Matplotlib and torchmetrics.
     from analogize.demo.demo import run_demo
-    from analogize.demo.demo_results import make_folder, render, results_table, write_results
+    from analogize.demo.demo_results import (
+        make_folder,
+        render,
+        results_rows,
+        results_table,
+        write_results,
+    )
 
     make_folder(out)
+    quiet = as_json or as_csv
+    say = partial(typer.echo, err=quiet)
     outcome = run_demo(
-        dataset, data, target, seed=seed, epochs=epochs, instances=instances, say=typer.echo
+        dataset, data, target, seed=seed, epochs=epochs, instances=instances, say=say
     )
     write_results(outcome, out)
+    if quiet:
+        rows = list(results_rows(outcome))
+        typer.echo(json.dumps(rows, indent=2) if as_json else csv_text(rows), nl=as_json)
+        return
     typer.echo(render(results_table(outcome)))
     typer.echo(f"Table, plot, curves and models are in {out.resolve()}")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analogize.cli.options import AsCsv, AsJson
+from analogize.display.tables import csv_text, shown
 from analogize.errors import TargetError
 from analogize.targets.formula import formula
 
 if TYPE_CHECKING:
     from analogize.devices.fit import Fit
+    from analogize.targets import Target
 
 
 def fit_command(
@@ -41,6 +46,8 @@ def fit_command(
         Path | None, typer.Option(help="Figure of measured and fitted spreads, with residuals.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="YAML file; standard output by default.")] = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Fit device noise to measurements and write a target that uses it.
 
@@ -73,10 +80,13 @@ def fit_command(
     except (TargetError, ValueError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
+    if as_json or as_csv:
+        typer.echo(_as_json(fits, target) if as_json else _as_csv(fits), nl=as_json)
+        return
     if out is None:
         typer.echo(target.to_yaml(), nl=False)
     for fit in fits:
-        Console(stderr=True).print(_table(fit, fit.unit))
+        Console(stderr=True).print(_table(fit))
     for model in target.noise:
         Console(stderr=True).print(formula(model, readings.unit), markup=False)
 
@@ -97,13 +107,30 @@ def _write(out: Path, text: str) -> None:
         raise TargetError(f"cannot write the target to {out}: {cause}") from cause
 
 
-def _table(fit: Fit, unit: str) -> Table:
+def _rows(fit: Fit) -> list[dict[str, Any]]:
+    """Measured and fitted spreads, a dictionary a conductance."""
+    names = f"target ({fit.unit})", "readings", "bias", "spread", "fitted"
+    values = fit.levels, fit.counts, fit.bias, fit.spread, fit.sigma(fit.levels)
+    rows = [dict(zip(names, map(float, row), strict=True)) for row in zip(*values, strict=True)]
+    return [row | {"readings": int(row["readings"])} for row in rows]
+
+
+def _table(fit: Fit) -> Table:
     """Measured and fitted spreads side by side."""
     title = f"{escape(fit.source)}: chi-square per degree of freedom {fit.chi_square:.2f}"
     table = Table(title=title, title_justify="left")
-    for column in (f"target ({unit})", "readings", "bias", "spread", "fitted"):
+    rows = _rows(fit)
+    for column in rows[0]:
         table.add_column(column, justify="right")
-    rows = zip(fit.levels, fit.counts, fit.bias, fit.spread, fit.sigma(fit.levels), strict=True)
-    for level, count, *values in rows:
-        table.add_row(f"{level:g}", f"{count:.0f}", *(f"{value:.4g}" for value in values))
+    for row in rows:
+        table.add_row(*map(shown, row.values()))
     return table
+
+
+def _as_json(fits: list[Fit], target: Target) -> str:
+    told = [{"source": f.source, "chi_square": f.chi_square, "rows": _rows(f)} for f in fits]
+    return json.dumps({"fits": told, "target": yaml.safe_load(target.to_yaml())}, indent=2)
+
+
+def _as_csv(fits: list[Fit]) -> str:
+    return csv_text([{"source": fit.source} | row for fit in fits for row in _rows(fit)])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from analogize.demo.demo import NOISY, Outcome
+from analogize.display.tables import csv_text
 from analogize.errors import EvaluationError
-from analogize.evaluation.evaluation import Evaluation, Level
+from analogize.evaluation.evaluation import Level
 from analogize.evaluation.plot import mark, write_figure
 from analogize.targets.spec import GaussianNoise
 
@@ -42,7 +43,8 @@ def write_results(outcome: Outcome, folder: Path) -> None:
     try:
         (folder / "summary.txt").write_text(str(outcome.summary), encoding="utf-8")
         (folder / "table.txt").write_text(render(results_table(outcome)), encoding="utf-8")
-        (folder / "table.csv").write_text(_csv(outcome.curves), encoding="utf-8", newline="")
+        table = csv_text(list(results_rows(outcome)))
+        (folder / "table.csv").write_text(table, encoding="utf-8", newline="")
         torch.save(outcome.network.state_dict(), folder / "digital.pt")
         torch.save(outcome.models[NOISY].state_dict(), folder / "fine-tuned.pt")
     except (OSError, RuntimeError) as cause:
@@ -105,17 +107,9 @@ def _cell(level: Level) -> str:
     return f"{level.mean:.4f}" + (f" ± {level.std:.4f}" if level.std else " " * 9)
 
 
-def _csv(curves: dict[str, Evaluation]) -> str:
-    stream = StringIO()
-    rows = list(_rows(curves))
-    writer = csv.DictWriter(stream, rows[0].keys())
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def _rows(curves: dict[str, Evaluation]) -> Iterator[dict[str, object]]:
-    for arm, curve in curves.items():
+def results_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """A dictionary a model and noise level."""
+    for arm, curve in outcome.curves.items():
         for row in curve.to_rows():
             yield {"model": arm} | row
 

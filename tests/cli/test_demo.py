@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_the_table_has_every_model_at_every_level(demo: tuple[Path, str]) -> Non
     levels = sorted({*ETAS, 0.017})  # with pcm_4bit's own
     assert [float(row["eta"]) for row in rows] == levels * 3
     assert all(0 <= float(row["mean"]) <= 1 for row in rows)
+
+
+def test_json_is_all_that_it_prints(demo: tuple[Path, str], tmp_path: Path) -> None:
+    arguments = ["demo", "--out", str(tmp_path), "--epochs", "1", "--instances", "2", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    rows = json.loads(result.stdout)
+    with (demo[0] / "table.csv").open(newline="") as file:
+        expected = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == [row["model"] for row in expected]
+    assert [row["mean"] for row in rows] == [float(row["mean"]) for row in expected]
 
 
 def test_every_curve_and_the_plot_can_be_read_back(demo: tuple[Path, str]) -> None:

@@ -1,6 +1,9 @@
 """Fits of programming noise: known curves are found again, bad files are named by row."""
 
+import csv
+import json
 import statistics
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from analogize.devices.fit import fit_programming_noise
 from analogize.devices.fit_over_time import fit_over_time
 from analogize.devices.measurements import read_measurements
 from analogize.errors import TargetError
+from analogize.targets import Target
 from analogize.targets.load import load_target
 from analogize.targets.noise import DriftNoise, ProgrammingNoise, RelaxationNoise
 
@@ -72,6 +76,17 @@ def test_the_command_prints_a_target(measurements: Path) -> None:
     result = CliRunner().invoke(app, ["targets", "fit", str(measurements), "--name", "mine"])
     assert result.exit_code == 0
     assert "name: mine" in result.stdout
+
+
+def test_json_and_csv_are_all_that_the_command_prints(measurements: Path) -> None:
+    run = CliRunner().invoke(app, ["targets", "fit", str(measurements), "--json"])
+    told = json.loads(run.stdout)
+    assert Target.model_validate(told["target"]).name == measurements.stem
+    (fit,) = told["fits"]
+    table = CliRunner().invoke(app, ["targets", "fit", str(measurements), "--csv"]).stdout
+    rows = list(csv.DictReader(StringIO(table)))
+    assert [float(row["spread"]) for row in rows] == [row["spread"] for row in fit["rows"]]
+    assert all(row["source"] == fit["source"] for row in rows)
 
 
 @pytest.mark.parametrize(
