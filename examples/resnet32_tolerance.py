@@ -2,10 +2,12 @@
 
     python examples/resnet32_tolerance.py --data DIR --weights examples/results/resnet32/clean.pt
 
-Trainings, all from the same clean weights clipped to --range standard deviations, for the same
-steps on the same batches:
+Trainings, of weights clipped to --range standard deviations:
 
     clipped            --clipped-epochs at a low learning rate without noise: "no retraining"
+
+and, all from that model, for the same steps on the same batches:
+
     control            retrained without noise
     noise injection    retrained at --eta, alpha = 0
     distillation       retrained at --eta, alpha = 1, T = 6, the clean model its teacher
@@ -84,9 +86,9 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The options of the CIFAR-10 recipes, and this one's."""
     parser = cifar_options(__doc__ or "", "runs/resnet32_tolerance")
-    parser.set_defaults(etas=list(ETAS), epochs=3, clipped_epochs=3, lr=0.05, test_images=2000)
+    parser.set_defaults(etas=list(ETAS), epochs=5, clipped_epochs=3, lr=0.02, test_images=2000)
     parser.add_argument("--range", type=float, default=1.0, help="in standard deviations")
-    parser.add_argument("--eta", type=float, default=0.085, help="the level trained at")
+    parser.add_argument("--eta", type=float, default=0.06, help="the level trained at")
     parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=list(TRAININGS))
     parser.add_argument("--remedies", nargs="+", choices=REMEDIES, default=list(REMEDIES))
     parser.add_argument(
@@ -151,6 +153,8 @@ def train(args: argparse.Namespace, data: Data, training: str) -> AnalogModule:
         student.load_state_dict(torch.load(file))
         return student
     clipped = training == "clipped"
+    if not clipped:
+        student.load_state_dict(train(args, data, "clipped").state_dict())
     noisy = training in ("noise injection", "distillation")
     taught = training == "distillation"
     distill(
