@@ -25,7 +25,7 @@ Make = Callable[..., Any]
     [
         ({"instances": 0}, "instances is 0; it must be an integer of at least 1"),
         ({"instances": 2.5}, "instances is 2.5"),
-        ({"seed": "a"}, "seed is 'a'; it must be an integer"),
+        ({"seed": "a"}, "seed 'a' is a str; give an integer"),
         ({"eta": []}, "eta is empty"),
         ({"eta": -0.1}, "eta -0.1 must be a finite number"),
         ({"eta": [0.1, float("nan")]}, "eta nan must be"),
