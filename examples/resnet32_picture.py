@@ -3,7 +3,7 @@
     python examples/resnet32_picture.py --out examples/results/resnet32/robustness.png
 
 Reads results.json (two sigma: no retraining, noise injection, distillation), options.json (the
-latter recalibrated) and tolerance-test.json (one sigma, three epochs, recalibrated) of
+latter recalibrated) and tolerance-test.json (one sigma, recalibrated or refitted) of
 examples/results/resnet32.
 """
 
@@ -56,6 +56,11 @@ def curves() -> dict[str, list[dict[str, Any]]]:
         ]
         name = "no retraining" if training == "clipped" else training
         found[f"{name}, one sigma, chips recalibrated"] = rows
+    found["distillation, one sigma, ends digital, head refitted"] = [
+        {"eta": row["eta"], "mean": sum(row["values"]) / len(row["values"])}
+        for row in _read("tolerance-test")
+        if (row["training"], row["remedy"]) == ("distillation", "refitted")
+    ]
     return found
 
 
