@@ -106,11 +106,22 @@ def watch(model: nn.Module, layers: list[nn.Module]) -> None:
     mine |= {id(m) for m in model.modules() if type(m) is nn.Embedding}
     for name, module in list(model.named_modules()):
         if id(module) not in mine:
+            if _only_calls(module):
+                continue
             if any(id(inside) in mine for inside in module.modules()):
                 module.__class__ = reading_class(type(module))
             continue
         module.__dict__["_analog_path"] = name or "weight"
         module.__class__ = _watched(module)
+
+
+def _only_calls(module: nn.Module) -> bool:
+    """Whether its Python does nothing but call the modules inside, which are watched themselves.
+
+    torch.compile makes one graph of a Sequential's calls, which a forward of another class parts.
+    """
+    kind = type(module)
+    return kind.forward is nn.Sequential.forward and not own_methods(kind)
 
 
 def _watched(module: nn.Module) -> type[nn.Module]:

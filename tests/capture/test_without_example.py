@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
@@ -206,3 +207,12 @@ def test_it_compiles() -> None:
     with noise_mode(analog, "off"), torch.no_grad():
         compiled = torch.compile(analog, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(X), analog(X))
+
+
+def test_a_sequential_is_compiled_as_one_graph() -> None:
+    layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    analog = analogize(layers, TARGET).eval()
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    torch.compile(analog, backend=counter)(torch.randn(2, 4))
+    assert counter.frame_count == 1
