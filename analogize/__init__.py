@@ -19,7 +19,7 @@ from torch import nn
 
 from analogize.api import analogize
 from analogize.capture.composites import register_operator
-from analogize.capture.pretrained import follow_saving
+from analogize.capture.pretrained import follow_saving as _follow_saving
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
 from analogize.crossbar.chip_data import Chip
@@ -67,7 +67,7 @@ def _describe(model: nn.Module, folder: Path) -> None:
 
 
 # Rewriting lies below saving, and a rewritten model of Hugging Face's saves itself.
-follow_saving(_describe)
+_follow_saving(_describe)
 
 __all__ = [
     "Adaptation",

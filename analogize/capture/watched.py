@@ -177,6 +177,8 @@ def computed_class(original: type[nn.Module]) -> type[nn.Module]:
 def _handed_out(layer: Any, name: str, value: Any) -> Any:
     if name != "weight" or torch.compiler.is_compiling() or not _READING.get():
         return value
+    if type(value) not in (Tensor, nn.Parameter):
+        return value  # a shard of a weight, which its strategy reads and nothing multiplies by
     return StandIn.of(value, layer.__dict__["_analog_path"])
 
 

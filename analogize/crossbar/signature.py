@@ -55,12 +55,18 @@ def _digest_of(op: AnalogOp) -> str:
 
 
 def as_tensor(digest: str, device: torch.device) -> Tensor:
-    """A digest as a tensor of 8 bytes."""
-    return torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8, device=device)
+    """A digest as a tensor of 64 numbers, 255 for every bit that is set and 0 for the others.
+
+    Averages of weights take buffers for numbers: of equal ones they stay near what they were.
+    """
+    number = int(digest, 16)
+    bits = [255 * (number >> k & 1) for k in range(8 * _BYTES)]
+    return torch.tensor(bits, dtype=torch.uint8, device=device)
 
 
 def from_tensor(value: object) -> str | None:
     """The digest in an entry of a state dict; None where there is none."""
-    if not isinstance(value, Tensor) or value.is_meta or value.numel() != _BYTES:
+    if not isinstance(value, Tensor) or value.is_meta or value.numel() != 8 * _BYTES:
         return None
-    return bytes(value.to(torch.uint8).tolist()).hex()
+    bits = enumerate((value.flatten().float() > 127).tolist())
+    return f"{sum(is_set << k for k, is_set in bits):0{2 * _BYTES}x}"

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from analogize import Target, analogize, calibrate, noise_mode, program, renew_ranges
 from analogize.crossbar.ops import operators
@@ -179,3 +180,16 @@ def test_fixed_ranges_are_not_renewed() -> None:
     analog = analogize(net(), fixed("B"))
     renew_ranges(analog)
     assert operators(analog)[0].array.range.tolist() == [-2.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_an_averaged_model_still_tells_its_target(kind: str) -> None:
+    model = analogize(nn.Sequential(nn.Linear(4, 4)), "pcm_4bit", [torch.randn(8, 4)])
+    average = get_ema_multi_avg_fn(0.9) if kind == "ema" else None
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    for _ in range(20):
+        averaged.update_parameters(model)
+    model.load_state_dict(averaged.module.state_dict())  # is not taken for another target's
+    other = analogize(nn.Sequential(nn.Linear(4, 4)), "pcm_8bit", [torch.randn(8, 4)])
+    with pytest.raises(SavingError, match="another target"):
+        other.load_state_dict(dict(averaged.module.state_dict()))
