@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from hypothesis import settings
 from torch import Tensor
 
@@ -23,6 +24,12 @@ settings.load_profile("analogize")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_anew() -> None:
+    # Code that models share is compiled for eight of them, then no more: tests are many programs.
+    torch._dynamo.reset()
 
 
 @pytest.fixture
