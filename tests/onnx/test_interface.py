@@ -156,6 +156,12 @@ def test_plain_arithmetic_has_no_quantized_type_and_the_same_outputs(
         assert torch.equal(load_onnx(path)(x), expected(model, x))
 
 
+def test_plain_arithmetic_does_not_keep_weights_in_8_bits(digits: Any, path: Path) -> None:
+    with pytest.raises(ExportError, match=r"plain.*no quantized types.*int8"):
+        export_onnx(digits, path, torch.rand(1, 1, 8, 8), arithmetic="plain", weights="int8")
+    assert not path.exists()
+
+
 def test_before_opset_21_codes_of_12_bits_are_floats(path: Path) -> None:
     x = torch.rand(5, 1, 8, 8)
     wide = load_target("pcm_8bit").model_dump(by_alias=True, mode="json")

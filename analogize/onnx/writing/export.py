@@ -178,6 +178,11 @@ def _check(model: nn.Module, form: str, arithmetic: str, weights: str, opset: in
         if value not in get_args(allowed):
             options = ", ".join(map(repr, get_args(allowed)))
             raise ExportError(f"{name}={value!r} is unknown; allowed are {options}")
+    if arithmetic == "plain" and weights == "int8":
+        raise ExportError(
+            "arithmetic='plain' has no quantized types, so that weights='int8' cannot be kept: use "
+            "weights='auto', which is float32 there, or arithmetic='float'"
+        )
     if opset not in _OPSETS:
         raise ExportError(
             f"opset {opset!r} is not supported; use {_OPSETS[0]} to {_OPSETS[-1]} (4-bit types "
