@@ -40,7 +40,8 @@ def refusal(function: str, call: str) -> str:
     """Why a function may not run, and how to let it: by an argument of ``call``."""
     return (
         f"'{function}' is a Python function, which this file would import and run; if you trust "
-        f"file and function, call {call} with allow_functions=[{function!r}] (or True for all)"
+        f"file and function, call {call} with allow_functions=[{function!r}] (or True for all); "
+        "a command takes --allow-functions"
     )
 
 

@@ -23,6 +23,7 @@ from analogize.cli.demo import demo_command
 from analogize.cli.evaluate import evaluate_command
 from analogize.cli.export import export_command
 from analogize.cli.inspect import inspect_command
+from analogize.cli.load import load_command
 from analogize.cli.report import report_command
 from analogize.cli.show import show_command
 from analogize.cli.summary import summary_command
@@ -56,6 +57,7 @@ app.command("demo")(demo_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("inspect")(inspect_command)
+app.command("load")(load_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
 app.command("summary")(summary_command)

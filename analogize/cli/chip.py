@@ -51,7 +51,7 @@ def export_command(
     if chip.exists():
         raise ChipError(f"{chip} exists already; delete it, or name another file")
     described = load_target(target, allow_functions=allow_functions)
-    network = build_model(model, model_arg or [], weights)
+    network = build_model(model, model_arg or [], weights, allow_functions)
     analog = rewrite(network, read_weights(weights), described, None, None)
     program(analog, seed, drift_time=drift_time, cycle=cycle)
     found = read_chip(analog, name=f"chip {seed}")

@@ -14,8 +14,8 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="The model or what makes it: package.module:name or file.py:name; an ONNX file that "
-        "analogize wrote; or a folder of save_pretrained of Hugging Face's. With --weights "
-        "FILE.safetensors, what analogize.save() wrote of it.",
+        "analogize wrote; or a folder of save_pretrained of Hugging Face's. With --weights FILE, "
+        "what analogize.save() wrote of it.",
     ),
 ]
 ModelArguments = Annotated[
@@ -25,8 +25,8 @@ ModelArguments = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="A state_dict, a checkpoint, or what analogize.save() wrote (.safetensors); without, "
-        "the factory's own weights."
+        help="A state_dict, a checkpoint, or what analogize.save() wrote (.safetensors), which "
+        "brings its target; without, the factory's own weights."
     ),
 ]
 Target = Annotated[str, typer.Option(help="Built-in target name or the path of a YAML file.")]

@@ -11,15 +11,17 @@ import typer
 from torch import Tensor, nn
 
 from analogize.api import analogize
-from analogize.cli.importing import called, parse_argument
+from analogize.cli.importing import called, imported, parse_argument
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.ops import operators
 from analogize.errors import EvaluationError
-from analogize.saving.container import DESCRIPTION, read_manifest
+from analogize.saving.container import DESCRIPTION, is_described, read_manifest
 from analogize.targets.spec import Target
 
 
-def build_model(path: str, arguments: list[str], weights: Path | None = None) -> nn.Module:
+def build_model(
+    path: str, arguments: list[str], weights: Path | None = None, allow_functions: bool = False
+) -> nn.Module:
     """The model that ``path`` names: a module, a factory of one, or an ONNX file.
 
     Args:
@@ -28,8 +30,9 @@ def build_model(path: str, arguments: list[str], weights: Path | None = None) ->
             saved to.
         arguments: ``key=value`` for a factory. Values are read as Python literals where they are
             such, and as text otherwise.
-        weights: a ``.safetensors`` file that ``save`` wrote, which makes the model analog; weights
-            of other files are for ``rewrite``.
+        weights: what ``save`` wrote (``.safetensors``), or a checkpoint that describes its analog
+            parts, which makes the model analog; weights of other files are for ``rewrite``.
+        allow_functions: whether Python functions that a saved model's targets name may run.
 
     Raises:
         EvaluationError: there is no such model, or its factory fails or returns something else.
@@ -44,29 +47,63 @@ def build_model(path: str, arguments: list[str], weights: Path | None = None) ->
     if (Path(path) / DESCRIPTION).is_file():
         from analogize.saving.huggingface import from_pretrained
 
-        return from_pretrained(path)
-    if path.endswith(".safetensors"):
-        raise _without_code(Path(path))
-    model = called(path, "model", dict(map(parse_argument, arguments)))
-    if not isinstance(model, nn.Module):
-        raise EvaluationError(f"{path} returned {type(model).__name__}, not a torch.nn.Module")
+        return from_pretrained(path, allow_functions=allow_functions)
+    if _is_saved(file := Path(path)):
+        raise EvaluationError(
+            f"{file} holds a {read_manifest(file).model}, and not the code that makes one: give "
+            f"that as MODEL (package.module:name or file.py:name), and the file as --weights {file}"
+        )
     if _is_saved(weights):
         from analogize.saving.restore import load
 
-        return load(weights, model)
+        model = load(weights, _digital(path, arguments), allow_functions=allow_functions)
+    else:
+        model = _digital(path, arguments)
     return model
 
 
-def _without_code(file: Path) -> EvaluationError:
-    known = read_manifest(file).model
-    return EvaluationError(
-        f"{file} holds a {known}, and not the code that makes one: give that as MODEL "
-        f"(package.module:name or file.py:name), and the file as --weights {file}"
-    )
+def load_saved(
+    file: Path, path: str | None, arguments: list[str], device: torch.device, allow_functions: bool
+) -> nn.Module:
+    """The model that was saved to ``file``, made of the digital one at ``path``.
+
+    Args:
+        file: what ``save`` wrote, a checkpoint that describes its analog parts, or a folder that
+            an analog model of Hugging Face's was saved to.
+        path: as for ``build_model``; a folder's may be None.
+        arguments: for a factory.
+        device: where the result is to be.
+        allow_functions: whether Python functions that its targets name may run.
+
+    Raises:
+        EvaluationError: there is no such model, or its factory fails or returns something else.
+        SavingError: the file cannot be read, or the model is another.
+    """
+    from analogize.saving.huggingface import from_pretrained
+    from analogize.saving.restore import load
+
+    options: dict[str, Any] = {"device": device, "allow_functions": allow_functions}
+    if file.is_dir():
+        kind = None if path is None else imported(path, "model")
+        return from_pretrained(file, kind, **options)
+    if path is None:
+        raise EvaluationError(
+            f"{file} holds a {read_manifest(file).model}, and not the code that makes one: give "
+            "that as --model package.module:name or file.py:name"
+        )
+    return load(file, _digital(path, arguments), **options)
 
 
-def _is_saved(weights: Path | None) -> TypeGuard[Path]:
-    return weights is not None and weights.suffix == ".safetensors"
+def _digital(path: str, arguments: list[str]) -> nn.Module:
+    model = called(path, "model", dict(map(parse_argument, arguments)))
+    if not isinstance(model, nn.Module):
+        raise EvaluationError(f"{path} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _is_saved(file: Path | None) -> TypeGuard[Path]:
+    """Whether a file describes an analog model, and not only its weights."""
+    return file is not None and (file.suffix == ".safetensors" or is_described(file))
 
 
 def read_weights(path: Path | None) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -36,14 +37,20 @@ def show_command(
         typer.echo(json.dumps(json.loads(manifest.model_dump_json()), indent=2))
         return
     console = Console(width=width())
-    console.print(_headline(manifest), soft_wrap=True, highlight=False)
+    console.print(headline(manifest), soft_wrap=True, highlight=False, markup=False)
+    print_parts(console, manifest)
+
+
+def print_parts(console: Console, manifest: Manifest) -> None:
+    """Every rewritten part: its target, front end and regions, and what of it is digital."""
     for part in manifest.parts:
         console.print(_regions(part))
         for product in part.digital:
             console.print(f"digital: {product.name}: {product.reason}", markup=False)
 
 
-def _headline(manifest: Manifest) -> str:
+def headline(manifest: Manifest) -> str:
+    """Class, format, versions, and the chip."""
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     what = f"{manifest.model}, format {manifest.format}"
     return f"{what}; written by {versions}\n{_chip(manifest)}"
@@ -64,10 +71,10 @@ def _regions(part: Part) -> Table:
     name = part.target.get("name", "?")
     where = f"part {part.path}: " if part.path else ""
     title = f"{where}target {name}, captured by {part.front_end}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for head in ("region", "operator", "weight"):
         table.add_column(head, overflow="fold")
     for region in part.regions:
         shape = "x".join(map(str, region.weight_shape))
-        table.add_row(region.name, region.operator, shape)
+        table.add_row(escape(region.name), region.operator, shape)
     return table

@@ -98,6 +98,18 @@ def _parsed(path: str | os.PathLike[str], text: str) -> Manifest:
         raise SavingError(f"{path}: its manifest is damaged: {where}: {first['msg']}") from cause
 
 
+def is_described(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a checkpoint of Lightning's that describes its analog parts."""
+    if not _is_checkpoint(path):
+        return False
+    try:
+        # Not its tensors' values, which may be large.
+        held = torch.load(path, map_location="meta", weights_only=True)
+    except Exception:
+        return False
+    return isinstance(held, dict) and CHECKPOINT_KEY in held
+
+
 def _is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether it is a file of torch.save's, which is a ZIP archive."""
     try:
