@@ -19,12 +19,12 @@ from torch import nn
 
 from analogize.api import analogize
 from analogize.capture.composites import register_operator
-from analogize.capture.pretrained import follow_saving as _follow_saving
 from analogize.crossbar.calibrate import calibrate
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program, regions
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.loading import renew_ranges
 from analogize.crossbar.located import learned_ranges
+from analogize.crossbar.pretrained import follow_saving as _follow_saving
 from analogize.crossbar.reading_back import read_chip
 from analogize.errors import AnalogizeError
 from analogize.evaluation.adapt import Adaptation, Adapted, adapt
@@ -66,7 +66,7 @@ def _describe(model: nn.Module, folder: Path) -> None:
     describe_folder(model, folder)
 
 
-# Rewriting lies below saving, and a rewritten model of Hugging Face's saves itself.
+# Rewriting lies below saving, and an analog model of Hugging Face's saves itself.
 _follow_saving(_describe)
 
 __all__ = [

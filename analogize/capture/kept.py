@@ -19,7 +19,6 @@ from torch._compile import _disable_dynamo
 from analogize.capture.discover import Discovery, Site, discover
 from analogize.capture.intercept import Interception, running
 from analogize.capture.leaf import leaf_product, own_methods, rewrite_leaf, subclass
-from analogize.capture.pretrained import saving_methods
 from analogize.capture.scope import Scope
 from analogize.capture.watched import watch
 from analogize.crossbar.ops import AnalogOp
@@ -265,7 +264,6 @@ def kept_class(original: type[nn.Module]) -> type[nn.Module]:
             run.meet(self, self._analog_names)
 
     members["__setattr__"] = replace
-    members |= saving_methods(original)
     return subclass(original, members, kept_class)
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from analogize.capture.functional import add_bias
 from analogize.capture.scope import RUNNING, paused
 from analogize.crossbar.ops import AnalogOp
+from analogize.crossbar.pretrained import guard, is_guard
 from analogize.passes.functionalize import output_padding_for
 from analogize.product import Convolution, Linear, Product
 
@@ -114,6 +115,7 @@ _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
 
 def own_methods(original: type[nn.Module]) -> dict[str, Any]:
     """The methods that the authors of a class wrote, and of the classes it derives from."""
+    guard()
     found: dict[str, Any] = {}
     for kind in reversed(original.__mro__):
         if kind is object or kind.__module__.partition(".")[0] in _LIBRARIES:
@@ -121,7 +123,7 @@ def own_methods(original: type[nn.Module]) -> dict[str, Any]:
         for name, member in kind.__dict__.items():
             if not isinstance(member, FunctionType) or isgeneratorfunction(member):
                 found.pop(name, None)
-            elif not name.startswith("__") and name not in nn.Module.__dict__:
+            elif not (name.startswith("__") or name in nn.Module.__dict__ or is_guard(member)):
                 found[name] = member
     return found
 
@@ -132,6 +134,7 @@ def subclass(
     maker: Callable[[type[nn.Module]], type[nn.Module]],
 ) -> type[nn.Module]:
     """A subclass that looks like ``original``, has other ``methods``, and pickles by ``maker``."""
+    guard()
     if (maker, original) in _MADE:
         return _MADE[maker, original]
     members = {

@@ -8,27 +8,15 @@ from typing import Any
 from torch import nn
 
 from analogize.capture.leaf import subclass
-from analogize.capture.pretrained import is_pretrained, saving_methods
 from analogize.model.module import AnalogModule
 from analogize.model.one_pass import called_as_one_pass, leave_to_python
 
 
 def call_as_one_pass(model: nn.Module) -> None:
     """Make every call of ``model`` one pass, in which each array draws its noise once."""
-    for module in model.modules():
-        if module is not model and is_pretrained(type(module)) and not _is_made(module):
-            module.__class__ = _saving_class(type(module))
-    if isinstance(model, AnalogModule) or _is_made(model):
+    if isinstance(model, AnalogModule) or hasattr(type(model), "_analog_origin"):
         return  # a graph does it itself, so does an interception, and one operator has no other
     model.__class__ = _root_class(type(model))
-
-
-def _is_made(module: nn.Module) -> bool:
-    return hasattr(type(module), "_analog_origin")
-
-
-def _saving_class(original: type[nn.Module]) -> type[nn.Module]:
-    return subclass(original, saving_methods(original), _saving_class)
 
 
 def _root_class(original: type[nn.Module]) -> type[nn.Module]:
@@ -37,4 +25,4 @@ def _root_class(original: type[nn.Module]) -> type[nn.Module]:
         return called_as_one_pass(partial(original.__call__, self), self, *args, **kwargs)
 
     leave_to_python(call, with_callees=False)
-    return subclass(original, {"__call__": call, **saving_methods(original)}, _root_class)
+    return subclass(original, {"__call__": call}, _root_class)

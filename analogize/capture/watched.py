@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize.capture.leaf import layer_methods, own_methods, subclass
-from analogize.capture.pretrained import saving_methods
 from analogize.errors import CaptureError
 from analogize.model.one_pass import called_as_one_pass, leave_to_python
 from analogize.passes.signature import PRODUCTS, RULES
@@ -213,7 +212,6 @@ def reading_class(original: type[nn.Module]) -> type[nn.Module]:
     members = {name: _reading(function) for name, function in own_methods(original).items()}
     members["forward"] = _reading(original.forward)
     members["__call__"] = _reading(original.__call__)
-    members |= saving_methods(original)
     return subclass(original, members, reading_class)
 
 

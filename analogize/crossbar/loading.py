@@ -18,6 +18,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip import weight_of
 from analogize.crossbar.converter import FixedRange
 from analogize.crossbar.ops import AnalogOp, operators
+from analogize.crossbar.pretrained import guard
 from analogize.crossbar.signature import KEY, from_tensor
 from analogize.crossbar.stale import is_found
 from analogize.crossbar.weight_range import find_range
@@ -74,6 +75,7 @@ def watch_loading(root: nn.Module) -> None:
 
 def _sign(root: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
     """Write the target's name and digest beside the state, where torch keeps versions."""
+    guard()
     report = report_of(root)
     target = "unknown" if report is None else report.target
     metadata["analogize"] = {"target": target, "digests": _digests(root)}

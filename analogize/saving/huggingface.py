@@ -1,6 +1,6 @@
 """Hugging Face's folders: ``config.json``, the weights, and what makes an analog model of them.
 
-A rewritten model's own ``save_pretrained``, and so the Trainer, writes such a folder by itself.
+An analog model's own ``save_pretrained``, and so the Trainer, writes such a folder by itself.
 Transformers' ``from_pretrained`` would make a digital model of it; the configuration refuses that
 in every process, whether analogize is installed there or not, and says what to call instead.
 """
@@ -37,8 +37,8 @@ def save_pretrained(
 ) -> Path:
     """Write a transformers model with analog parts as a folder, from which it comes back.
 
-    ``model.save_pretrained(folder)`` of a rewritten model writes the same, without a chip. A model
-    of which only a part was rewritten (``model.bert = analogize(model.bert)``) needs this function.
+    ``model.save_pretrained(folder)`` writes the same, without a chip, of a rewritten model and of
+    one of which a part was rewritten (``model.bert = analogize(model.bert)``).
 
     Args:
         model: what ``analogize`` made of a ``PreTrainedModel``, or one with rewritten parts.

@@ -113,16 +113,126 @@ def test_the_way_back_is_digital_for_transformers_too(tmp_path: Path) -> None:
         assert torch.equal(again(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
-def test_a_part_of_a_model_comes_back_in_its_place(tmp_path: Path) -> None:
-    model = bert()
+def rewrite_base(model: Any) -> None:
     model.bert = rewritten(model.bert)
 
-    save_pretrained(model, tmp_path)
+
+def rewrite_encoder(model: Any) -> None:
+    states = torch.randn(2, 4, 16)
+    model.bert.encoder = analogize(model.bert.encoder, "pcm_8bit", calibration=[states])
+
+
+def rewrite_layers(model: Any) -> None:
+    layer = model.bert.encoder.layer[0]
+    layer.output.dense = analogize(layer.output.dense, "pcm_8bit", calibration=[torch.randn(8, 32)])
+    model.classifier = analogize(model.classifier, "reram_8bit", calibration=[torch.randn(8, 16)])
+
+
+SAVES: dict[str, Any] = {
+    "the function": save_pretrained,
+    "its own method": lambda model, folder: model.save_pretrained(folder),
+    "with a state dict": lambda m, folder: m.save_pretrained(folder, state_dict=m.state_dict()),
+    "in shards": lambda model, folder: model.save_pretrained(folder, max_shard_size="5KB"),
+    "the Trainer": lambda model, folder: trained(model, folder / "run").save_model(folder),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*met nothing but zeros:UserWarning")
+@pytest.mark.parametrize("rewrite", [rewrite_base, rewrite_encoder, rewrite_layers])
+@pytest.mark.parametrize("way", SAVES)
+def test_a_part_of_a_model_comes_back_in_its_place(tmp_path: Path, rewrite: Any, way: str) -> None:
+    """The model is transformers' own; only what is inside knows that it is analog."""
+    model = bert()
+    rewrite(model)
+
+    SAVES[way](model, tmp_path)
     again: Any = from_pretrained(tmp_path)
 
-    assert torch.equal(logits(again), logits(model))
+    assert torch.equal(logits(again), logits(model.eval()))
     with pytest.raises(ValueError, match="this model is analog"):
         transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+
+
+LATER = """
+import sys, torch
+from torch import nn
+from pathlib import Path
+if sys.argv[1] == "pickled":
+    part = torch.load("part.pt", weights_only=False)
+else:
+    from analogize import analogize
+    part = analogize(nn.Linear(16, 2), "pcm_8bit", calibration=[torch.randn(8, 16)])
+assert "transformers" not in sys.modules
+import transformers
+from analogize.errors import SavingError
+from analogize.saving.huggingface import from_pretrained
+model = transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES))
+model.classifier = part
+state = model.state_dict() if sys.argv[2] == "given" else None
+try:
+    model.save_pretrained("folder", state_dict=state)
+except SavingError as error:
+    assert state is None and "save again" in str(error), error
+    model.save_pretrained("folder")
+again = from_pretrained("folder")
+assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters()))
+try:
+    transformers.BertForSequenceClassification.from_pretrained("folder")
+except ValueError as error:
+    assert "this model is analog" in str(error)
+else:
+    raise SystemExit("it became digital in silence")
+"""
+LATER = f"SIZES = {BERT}\n{LATER}"
+
+
+@pytest.mark.parametrize("how", [("rewritten", "taken"), ("pickled", "given")])
+def test_transformers_may_be_imported_after_the_rewriting(tmp_path: Path, how: Any) -> None:
+    part = analogize(nn.Linear(16, 2), "pcm_8bit", calibration=[torch.randn(8, 16)])
+    torch.save(part, tmp_path / "part.pt")
+
+    command = [sys.executable, "-c", LATER, *how]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_hubs_mixin_refuses_what_it_would_read_as_digital(tmp_path: Path) -> None:
+    """Its from_pretrained says nothing at all of entries that it does not know."""
+    hub = pytest.importorskip("huggingface_hub")
+
+    class Net(nn.Module, hub.PyTorchModelHubMixin):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(16, 2)
+
+    net = Net()
+    net.save_pretrained(tmp_path / "digital")
+    net.fc = analogize(net.fc, "pcm_8bit")  # type: ignore[assignment]
+
+    with pytest.raises(SavingError, match=r"analogize\.save\(model, path\)"):
+        net.save_pretrained(tmp_path / "analog")
+    save(net, tmp_path / "net")
+    assert isinstance(load(tmp_path / "net", Net), Net)
+
+
+def test_an_adapter_of_transformers_is_saved_alone(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    analog = rewritten(bert())
+    config = peft.LoraConfig(target_modules=["query"], init_lora_weights=False)
+    try:
+        analog.add_adapter(config)
+    except ValueError as versions:
+        pytest.skip(str(versions))
+
+    analog.save_pretrained(tmp_path)
+
+    files = {file.name for file in tmp_path.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= files
+    assert "model.safetensors" not in files
 
 
 class Wrapper(nn.Module):
