@@ -56,8 +56,8 @@ class WeightArray(HeldWeights):
         size = target.array
         self.layout = None if size is None else Layout(product, self.shape, size.rows, size.cols)
         self.conductance, self.compensation = target.conductance, target.compensation
-        self.register_buffer("chip", None, persistent=False)
-        self.register_buffer("correction", None, persistent=False)
+        self.keep_unsaved("chip", None)
+        self.keep_unsaved("correction", None)
         self.origin: Drawn | ArrayData | None = None
         self.place: tuple[Any, int] | None = None
         self.witness: Witness | None = None
@@ -154,8 +154,9 @@ class WeightArray(HeldWeights):
     ) -> None:
         """Keep ``chip``; its ``witness`` is to be set then."""
         # Kernels add up in another order where weights lie otherwise in memory.
-        self.chip, self.correction, self.origin = chip.contiguous(), correction, origin
-        self.witness = None
+        self.keep_unsaved("chip", chip.contiguous())
+        self.keep_unsaved("correction", correction)
+        self.origin, self.witness = origin, None
 
     def _reading(
         self,
@@ -213,7 +214,9 @@ class WeightArray(HeldWeights):
 
     def erase(self) -> None:
         """Forget the programmed chip."""
-        self.chip = self.correction = self.origin = self.witness = None
+        self.keep_unsaved("chip", None)
+        self.keep_unsaved("correction", None)
+        self.origin = self.witness = None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

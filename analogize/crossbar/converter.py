@@ -41,7 +41,7 @@ class FixedRange(nn.Module):
         self.bits = bits
         self.kind: Any = grid
         self.register_buffer("range", ends.float(), persistent=matters)
-        self.register_buffer("scale", None, persistent=False)
+        self.keep_unsaved("scale", None)
         self.low = self.high = 0.0
         self.refresh()
 
@@ -57,12 +57,21 @@ class FixedRange(nn.Module):
 
     def refresh(self) -> None:
         """Lay the grid anew; needed whenever the range was changed."""
-        self.scale = None
+        self.keep_unsaved("scale", None)
         if self.bits is None or self.range.is_meta or not self.is_known:
             return
         low, high = self.range.detach()
         grid = make_grid(low, high, self.bits, self.kind)
-        self.scale, self.low, self.high = grid.scale, grid.low, grid.high
+        self.keep_unsaved("scale", grid.scale)
+        self.low, self.high = grid.low, grid.high
+
+    def keep_unsaved(self, name: str, value: Tensor | None) -> None:
+        """Have ``value`` as a buffer that is never saved, or none of that name.
+
+        A buffer that is None is not saved either way, and accelerate, which moves all that are
+        never saved, expects tensors.
+        """
+        self.register_buffer(name, value, persistent=value is None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A parameter stays the same object, and its values are replaced.

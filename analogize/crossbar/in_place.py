@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogize.crossbar.signature import from_tensor
 from analogize.crossbar.stale import tell_of_new_weights
@@ -31,6 +31,7 @@ def require_in_place(op: AnalogOp, x: Tensor, weight: Tensor) -> None:
         raise OffloadError(f"region '{op.region.name}': its weight is offloaded: {WAY_OUT}")
     if not op.training:
         tell_of_new_weights(op, weight)
+    _put_back(op, x)
     if all(a is b for a, b in zip(buffers_of(op), op.laid, strict=True)):
         return
     if op.target_digest.is_meta:  # a model that was made without values
@@ -40,6 +41,25 @@ def require_in_place(op: AnalogOp, x: Tensor, weight: Tensor) -> None:
             f"region '{op.region.name}': its ranges were saved for another target; rewrite the "
             "model for that one and load them again"
         )
+    now = buffers_of(op)
+    if all(a is b for a, b in zip(now[1:], op.laid[1:], strict=True)):
+        op.laid = now
+        return
     for part in (op.array, op.dac, op.adc):
         part.refresh()
     op.refresh()
+
+
+def _put_back(op: AnalogOp, x: Tensor) -> None:
+    """Take back ranges that accelerate has offloaded: their modules are never called themselves.
+
+    So are those that are parameters, since they are learned. They take no memory to speak of.
+    """
+    for part, kept in zip((op.array, op.dac, op.adc), op.laid[1:], strict=True):
+        if not part.range.is_meta or kept.is_meta or x.is_meta:
+            continue
+        if kept.device != x.device:
+            learned = isinstance(kept, nn.Parameter)
+            there = kept.detach().to(x.device)
+            kept = nn.Parameter(there, kept.requires_grad) if learned else there
+        part.range = kept

@@ -255,10 +255,11 @@ class _Loader:
             array.refresh()
         if entry.noise.exported == "programmed":
             chip = raw.swapaxes(-1, -2) if entry.weight.transposed else raw
-            array.chip = torch.from_numpy(np.array(chip))
+            factors = None
             if entry.correction is not None:
                 factors = torch.tensor(entry.correction)
-                array.correction = product.output_channels(factors) if factors.ndim else factors
+                factors = product.output_channels(factors) if factors.ndim else factors
+            array.hold(torch.from_numpy(np.array(chip)), factors, None)
         path = self._keep(entry.weight.parameter, weight.detach())
         return array, path
 
