@@ -108,6 +108,10 @@ def test_a_part_rewritten_from_outside_comes_back_by_load(tmp_path: Path) -> Non
     # Lightning alone does not make it digital in silence.
     with pytest.raises(RuntimeError, match="Unexpected key"):
         Module.load_from_checkpoint(file)
+    fresh = Module()
+    fresh.rewrite()
+    fresh.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+    assert torch.equal(outputs(fresh), outputs(module))
 
 
 def test_a_whole_module_rewritten_stays_one(tmp_path: Path) -> None:

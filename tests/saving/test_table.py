@@ -1,4 +1,5 @@
-"""Every way to keep a rewritten model: bit for bit in a fresh process and type, or a named error.
+"""Every way to keep a rewritten model: bit for bit in a fresh process, in another type, on another
+device, or a named error.
 
 Run as a script it reads what the tests wrote: ``test_table.py FOLDER``.
 """
@@ -197,14 +198,83 @@ def read_sharded(folder: Path, target: str, dtype: torch.dtype) -> nn.Module:
     return model
 
 
+# The same files, read into models that were made without values (on the meta device), which come
+# from the file to ``place``.
+
+
+def hollow() -> nn.Module:
+    with torch.device("meta"):
+        return Net()
+
+
+def hollow_analog() -> nn.Module:
+    return analogize(hollow(), TARGET).eval()
+
+
+def place_state(folder: Path, place: str) -> nn.Module:
+    model = hollow_analog()
+    state = torch.load(folder / "state.pt", weights_only=True, map_location=place)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def place_safetensors(folder: Path, place: str) -> nn.Module:
+    model = hollow_analog()
+    model.load_state_dict(load_file(folder / "state.safetensors", device=place), assign=True)
+    return model
+
+
+def place_file(folder: Path, place: str) -> nn.Module:
+    return load(folder / "model.safetensors", hollow, device=place)
+
+
+def place_lightning(folder: Path, place: str) -> nn.Module:
+    """Lightning makes the module itself, with values."""
+    return Module.load_from_checkpoint(folder / "last.ckpt", map_location=place, target=TARGET).net
+
+
+def place_folder(folder: Path, place: str) -> nn.Module:
+    """So does analogize's from_pretrained."""
+    from analogize.saving.huggingface import from_pretrained
+
+    return from_pretrained(folder, device=place)
+
+
+def place_accelerate(folder: Path, place: str) -> nn.Module:
+    import accelerate
+
+    model = hollow_analog()
+    accelerate.load_checkpoint_in_model(model, folder, device_map={"": place})
+    return model
+
+
+def place_adapted(folder: Path, place: str) -> nn.Module:
+    import peft
+
+    base: Any = load(folder / "base.safetensors", hollow, device=place)
+    model = peft.PeftModel.from_pretrained(base, folder / "adapter", torch_device=place)
+    return model  # type: ignore[no-any-return]
+
+
+def place_sharded(folder: Path, place: str) -> nn.Module:
+    import torch.distributed.checkpoint as dcp
+
+    model = hollow_analog().to_empty(device=place)
+    state = {"model": model.state_dict()}
+    dcp.load(state, checkpoint_id=folder / "dcp", no_dist=True)
+    model.load_state_dict(state["model"])
+    return model
+
+
 class Way(NamedTuple):
-    """How a model is written and read, and what a file cut short and another target give.
+    """How a model is written, read and placed, and what a file cut short and another target give.
 
     ``brings`` says that the file holds its target, so that no other can be asked for.
     """
 
     write: Callable[[Any, Path], None]
     read: Callable[[Path, str, torch.dtype], nn.Module]
+    place: Callable[[Path, str], nn.Module]
     file: str
     cut: tuple[type[BaseException], str]
     brings: bool = False
@@ -214,17 +284,24 @@ class Way(NamedTuple):
 TORN = (SafetensorError, "deserializing header|incomplete|Error while")
 ZIP = (RuntimeError, "PytorchStreamReader|zip archive")
 OURS = (SavingError, r"\.safetensors")
+DISTRIBUTED = (CheckpointException, "zip archive")
 WAYS = {
-    "state dict": Way(write_state, read_state, "state.pt", ZIP),
-    "safetensors": Way(write_safetensors, read_safetensors, "state.safetensors", TORN),
-    "save and load": Way(write_file, read_file, "model.safetensors", OURS, True),
-    "Lightning": Way(write_lightning, read_lightning, "last.ckpt", ZIP),
-    "Hugging Face": Way(write_folder, read_folder, "model.safetensors", OURS, True, make_bert),
-    "accelerate": Way(write_accelerate, read_accelerate, "model.safetensors", TORN),
-    "PEFT": Way(write_adapted, read_adapted, "base.safetensors", OURS, True, make_adapted),
-    "FSDP2": Way(
-        write_sharded, read_sharded, "dcp/__0_0.distcp", (CheckpointException, "zip archive")
+    "state dict": Way(write_state, read_state, place_state, "state.pt", ZIP),
+    "safetensors": Way(
+        write_safetensors, read_safetensors, place_safetensors, "state.safetensors", TORN
     ),
+    "save and load": Way(write_file, read_file, place_file, "model.safetensors", OURS, True),
+    "Lightning": Way(write_lightning, read_lightning, place_lightning, "last.ckpt", ZIP),
+    "Hugging Face": Way(
+        write_folder, read_folder, place_folder, "model.safetensors", OURS, True, make_bert
+    ),
+    "accelerate": Way(
+        write_accelerate, read_accelerate, place_accelerate, "model.safetensors", TORN
+    ),
+    "PEFT": Way(
+        write_adapted, read_adapted, place_adapted, "base.safetensors", OURS, True, make_adapted
+    ),
+    "FSDP2": Way(write_sharded, read_sharded, place_sharded, "dcp/__0_0.distcp", DISTRIBUTED),
 }
 KEPT = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -261,6 +338,25 @@ def test_a_fresh_process_gives_the_same_bits(way: str, kind: str, expected: Any)
     if isinstance(before, str):
         pytest.skip(before)
     assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_another_device_holds_the_same_bits(way: str, place: str, tmp_path: Path) -> None:
+    if place == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    model = WAYS[way].make(1, TARGET, torch.float32)
+    expected = outputs(model, torch.float32)
+    written = {name: value.clone() for name, value in model.state_dict().items()}
+    WAYS[way].write(model, tmp_path)
+
+    again = WAYS[way].place(tmp_path, place).eval()
+
+    read = again.state_dict()
+    assert read.keys() == written.keys()
+    for name, value in read.items():
+        assert value.device.type == place, name
+        assert torch.equal(value.cpu(), written[name]), name
+    assert torch.equal(outputs(again.to("cpu"), torch.float32), expected)
 
 
 def test_another_target_is_refused_or_cannot_be_asked_for(way: str, tmp_path: Path) -> None:
