@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from analogize.onnx.reading.load import load_onnx
     from analogize.onnx.reading.read import OnnxRegion, read_regions
     from analogize.onnx.writing.export import Exported, export_onnx
+    from analogize.report.report import write_report
     from analogize.saving.digital import digital_state, to_digital
     from analogize.saving.restore import load
     from analogize.saving.store import save
@@ -122,6 +123,7 @@ __all__ = [
     "summary",
     "to_digital",
     "train_robust",
+    "write_report",
 ]
 
 # Imported on first use, because Lightning and torchmetrics take longer to import than torch. No
@@ -152,6 +154,7 @@ _ON_FIRST_USE = {
     "sensitivity": "analogize.analyze",
     "to_digital": "analogize.saving.digital",
     "train_robust": "analogize.training.train",
+    "write_report": "analogize.report.report",
 }
 
 

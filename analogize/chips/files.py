@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from analogize.chips.folder import read_folder, write_folder
+from analogize.chips.folder import read_folder, require_empty, write_folder
 from analogize.chips.parts import put_together, take_apart
 from analogize.crossbar.chip_data import Chip, Floats
 from analogize.errors import ChipError
+from analogize.files.writing import writing
 
 _HDF5 = (".h5", ".hdf5")
 # No region is called so, and an attribute of HDF5 would hold 64 KiB only.
@@ -33,19 +34,19 @@ def save_chip(chip: Chip, path: str | os.PathLike[str]) -> None:
     """
     file = Path(path)
     header, arrays = take_apart(chip)
-    try:
+    if file.suffix not in (".npz", "", *_HDF5):
+        raise _unknown(file)
+    if not file.suffix:
+        require_empty(file)
+    with writing(file, "the chip", ChipError) as draft:
         if file.suffix == ".npz":
             text = np.array(json.dumps(header))
-            with file.open("wb") as stream:
+            with draft.open("wb") as stream:
                 np.savez_compressed(stream, **{_HEADER: text}, **arrays)  # type: ignore[arg-type]
         elif file.suffix in _HDF5:
-            _write_hdf5(file, header, arrays)
-        elif not file.suffix:
-            write_folder(file, chip)
+            _write_hdf5(draft, header, arrays)
         else:
-            raise _unknown(file)
-    except OSError as cause:
-        raise ChipError(f"cannot write the chip to {file}: {cause}") from cause
+            write_folder(draft, chip)
 
 
 def load_chip(path: str | os.PathLike[str]) -> Chip:

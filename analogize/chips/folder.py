@@ -29,17 +29,21 @@ _HEADER = "chip.json"
 _SIGNS = ("plus", "minus")
 
 
-def write_folder(folder: Path, chip: Chip) -> None:
-    """Write ``chip`` into ``folder``, which must be new or empty.
+def require_empty(folder: Path) -> None:
+    """Refuse a place where something is.
 
     Raises:
-        ChipError: there is something in it.
+        ChipError: it is neither new nor an empty folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ChipError(f"{folder} exists and is not empty; name another folder, or delete it")
+
+
+def write_folder(folder: Path, chip: Chip) -> None:
+    """Write ``chip`` into the new ``folder``."""
     header, arrays = take_apart(chip)
     shapes = {name: list(values.shape) for name, values in arrays.items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
     text = json.dumps(header | {"shapes": shapes}, indent=1)
     (folder / _HEADER).write_text(text + "\n", encoding="utf-8")
     for name, data in chip.arrays.items():

@@ -10,6 +10,8 @@ May use: every room.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -35,7 +37,10 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            done = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # while there is somebody to tell that nothing went through
+            return done
         except AnalogizeError as error:
             Console(stderr=True).print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
             raise typer.Exit(1) from error
@@ -43,6 +48,27 @@ class _Group(TyperGroup):
             kept = "Interrupted; nothing was kept (evaluate --out FILE keeps what is done)"
             Console(stderr=True).print(kept, style="yellow", soft_wrap=True)
             raise typer.Exit(130) from error
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # a broken pipe is not one of these: typer ends silently there
+            if not _lose_output():
+                raise
+            reason = f"standard output cannot be written: {error.strerror}"
+            Console(stderr=True).print(f"[red]{escape(reason)}[/red]", soft_wrap=True)
+            sys.exit(1)
+
+
+def _lose_output() -> bool:
+    """Whether standard output refuses to be written to; it is then given up."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 app = typer.Typer(

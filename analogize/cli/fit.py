@@ -15,6 +15,7 @@ from rich.table import Table
 from analogize.cli.options import AsCsv, AsJson
 from analogize.display.tables import csv_text, shown
 from analogize.errors import TargetError
+from analogize.files.writing import writing
 from analogize.targets.formula import formula
 
 if TYPE_CHECKING:
@@ -101,10 +102,8 @@ def _unit(text: str) -> Literal["uS", "nA"]:
 def _write(out: Path, text: str) -> None:
     if out.exists():
         raise TargetError(f"{out} exists already; delete it, or name another file with --out")
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as cause:
-        raise TargetError(f"cannot write the target to {out}: {cause}") from cause
+    with writing(out, "the target", TargetError) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _rows(fit: Fit) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from analogize.display.tables import csv_text
 from analogize.errors import EvaluationError
 from analogize.evaluation.evaluation import Level
 from analogize.evaluation.plot import mark, write_figure
+from analogize.files.writing import writing
 from analogize.targets.spec import GaussianNoise
 
 
@@ -40,15 +41,18 @@ def write_results(outcome: Outcome, folder: Path) -> None:
     Raises:
         EvaluationError: a file cannot be written.
     """
-    try:
-        (folder / "summary.txt").write_text(str(outcome.summary), encoding="utf-8")
-        (folder / "table.txt").write_text(render(results_table(outcome)), encoding="utf-8")
-        table = csv_text(list(results_rows(outcome)))
-        (folder / "table.csv").write_text(table, encoding="utf-8", newline="")
-        torch.save(outcome.network.state_dict(), folder / "digital.pt")
-        torch.save(outcome.models[NOISY].state_dict(), folder / "fine-tuned.pt")
-    except (OSError, RuntimeError) as cause:
-        raise EvaluationError(f"cannot write the results into {folder}: {cause}") from cause
+    texts = {
+        "summary.txt": str(outcome.summary),
+        "table.txt": render(results_table(outcome)),
+        "table.csv": csv_text(list(results_rows(outcome))),
+    }
+    for name, text in texts.items():
+        with writing(folder / name, "the results", EvaluationError) as draft:
+            draft.write_text(text, encoding="utf-8", newline="")
+    models = {"digital.pt": outcome.network, "fine-tuned.pt": outcome.models[NOISY]}
+    for name, model in models.items():
+        with writing(folder / name, "the weights", EvaluationError, (RuntimeError,)) as draft:
+            torch.save(model.state_dict(), draft)
     for arm, curve in outcome.curves.items():
         curve.save(folder / f"{_file_name(arm)}.json")
     plot(outcome, folder / "robustness.png")

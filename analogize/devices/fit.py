@@ -19,6 +19,7 @@ from scipy import stats
 
 from analogize.devices.measurements import Floats, Measurements, Unit, read_measurements
 from analogize.errors import TargetError
+from analogize.files.writing import writing
 from analogize.targets.conductance import Conductance
 from analogize.targets.curve import Polynomial
 from analogize.targets.noise import NoiseModel, ProgrammingNoise, Validity
@@ -118,10 +119,8 @@ class Fit:
         below.set_ylabel("residual / error")
         below.set_xlabel(f"target conductance ({self.unit})")
         if path is not None:
-            try:
-                figure.savefig(path, dpi=150)
-            except (OSError, ValueError) as cause:
-                raise TargetError(f"cannot write the plot to {os.fspath(path)}: {cause}") from cause
+            with writing(path, "the plot", TargetError, (ValueError,)) as draft:
+                figure.savefig(draft, dpi=150)
         return figure
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from analogize.display.tables import Shown
 from analogize.errors import EvaluationError
+from analogize.files.writing import writing
 
 
 class Estimate(BaseModel):
@@ -69,10 +70,8 @@ class Result(Shown, BaseModel):
         Raises:
             EvaluationError: the file cannot be written.
         """
-        try:
-            Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        except OSError as cause:
-            raise EvaluationError(f"cannot write {os.fspath(path)}: {cause}") from cause
+        with writing(path, "the result", EvaluationError) as draft:
+            draft.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -18,7 +18,7 @@ from analogize.errors import EvaluationError
 from analogize.evaluation.fingerprint import Fingerprint
 from analogize.evaluation.intervals import spread_floor, stein_count
 from analogize.evaluation.level import GivenChip, Level, Yield
-from analogize.saving.drafts import drafting
+from analogize.files.writing import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +102,6 @@ class Evaluation(Shown, BaseModel):
         Raises:
             EvaluationError: the file cannot be written.
         """
-        file = Path(path)
         try:
             text = self.model_dump_json(by_alias=True, indent=1)
         except PydanticSerializationError as cause:
@@ -110,13 +109,8 @@ class Evaluation(Shown, BaseModel):
             if "KeyboardInterrupt" in str(cause):
                 raise KeyboardInterrupt from cause
             raise
-        try:
-            with drafting(file) as folder:
-                draft = folder / file.name
-                draft.write_text(text + "\n", encoding="utf-8")
-                os.replace(draft, file)
-        except OSError as cause:
-            raise EvaluationError(f"cannot write the evaluation to {file}: {cause}") from cause
+        with writing(path, "the evaluation", EvaluationError) as draft:
+            draft.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

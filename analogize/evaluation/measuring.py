@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from analogize.crossbar.chip import noise_level
@@ -129,10 +130,29 @@ def _run(bench: Bench, result: Evaluation, index: int, numbers: range) -> list[P
     prepare = bench.deployment.prepare(bench.model, level.drift_time)
     try:
         return run_chips(bench.model, bench.data, bench.scores, seeds, prepare)
-    except EvaluationError as cause:
+    except (EvaluationError, MemoryError, RuntimeError) as cause:
         at = "the target's own noise" if level.eta is None else f"eta = {level.eta:g}"
         which = f"chip {numbers[0]}" if len(seeds) == 1 else f"chips {numbers[0]} to {numbers[-1]}"
-        raise EvaluationError(f"{cause} ({which}, seed {seeds[0]}, at {at})") from cause
+        reason: BaseException | str = cause
+        if _is_out_of_memory(cause):
+            reason = (
+                f"out of memory: {cause}; take smaller batches, or a smaller at_once. The chips "
+                "measured before are kept in the file of resume, if any"
+            )
+        elif not isinstance(cause, EvaluationError):
+            raise
+        raise EvaluationError(f"{reason} ({which}, seed {seeds[0]}, at {at})") from cause
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, on the CPU too, where torch has no class for it."""
+    if error is None:
+        return False
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "can't allocate memory" in str(error)
+        or _is_out_of_memory(error.__cause__)
+    )
 
 
 def _extended(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from io import StringIO
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from analogize.errors import EvaluationError
+from analogize.files.writing import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,10 +117,11 @@ def draw_robustness(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     curve = [(level.eta, mean, level) for level, mean in measured if level.eta is not None]
     curve.sort(key=itemgetter(0))
     if curve:
-        _draw_curve(axes, curve, label, colour)
+        _draw_curve(axes, curve, label, colour, _bounds(evaluation.metric))
     for level, mean in measured:
         if level.eta is None:
-            _draw_line(axes, mean, level, f"{label} (target's own noise)", colour)
+            name = f"{label} (target's own noise)"
+            _draw_line(axes, mean, level, name, colour, _bounds(evaluation.metric))
     kinds = {_AXIS.get(kind, _ANY_AXIS) for kind in evaluation.noise}
     if kinds == {_ANY_AXIS} and any(kind in _DEVICES for kind in evaluation.noise):
         kinds = {_DEVICE_AXIS}
@@ -132,12 +136,14 @@ def mark(axes: Axes, digital: float | None, own: float | None, target: str) -> N
     """Draw the digital model's value as a line, and the target's own noise level as another."""
     if digital is not None:
         axes.axhline(digital, color="black", linewidth=1, linestyle="--")
+        # Both names stand outside the frame: inside, the legend or a bar may lie over them.
         across = axes.get_yaxis_transform()
-        axes.text(0.99, digital, "digital", va="bottom", ha="right", transform=across)
+        axes.text(1.01, digital, "digital", va="center", ha="left", transform=across)
     if own is not None:
         axes.axvline(own, color="grey", linewidth=1, linestyle=":")
         up = axes.get_xaxis_transform()
-        axes.text(own, 0.02, f" noise of {target}", color="grey", transform=up)
+        text = f"noise of {target}"
+        axes.text(own, 1.01, text, color="grey", va="bottom", ha="center", transform=up)
 
 
 def _label_values(axes: Axes, metric: str) -> None:
@@ -174,7 +180,8 @@ def draw_over_time(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
         name = (
             label if len(etas) == 1 else f"{label}, eta {'of the target' if eta is None else eta}"
         )
-        _draw_curve(axes, sorted(curve, key=itemgetter(0)), name, colour)
+        sorted_curve = sorted(curve, key=itemgetter(0))
+        _draw_curve(axes, sorted_curve, name, colour, _bounds(evaluation.metric))
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set_xlabel("time since programming (s)")
     _label_values(axes, evaluation.metric)
@@ -189,10 +196,8 @@ def write_figure(axes: Axes, path: str | os.PathLike[str]) -> None:
     Raises:
         EvaluationError: the file cannot be written, or its suffix is no format Matplotlib knows.
     """
-    try:
-        figure_of(axes).savefig(path, dpi=150)
-    except (OSError, ValueError) as cause:
-        raise EvaluationError(f"cannot write the plot to {os.fspath(path)}: {cause}") from cause
+    with writing(path, "the plot", EvaluationError, (ValueError,)) as draft:
+        figure_of(axes).savefig(draft, dpi=150)
 
 
 def check_figure_path(path: str | os.PathLike[str]) -> None:
@@ -211,12 +216,26 @@ def check_figure_path(path: str | os.PathLike[str]) -> None:
         )
 
 
+def _bounds(metric: str) -> tuple[float, float]:
+    """What no value can pass, so that no band is drawn beyond."""
+    return (0.0, 1.0) if metric == "accuracy" else (-math.inf, math.inf)
+
+
 def _draw_curve(
-    axes: Axes, curve: list[tuple[float, float, _Level]], label: str, colour: str
+    axes: Axes,
+    curve: list[tuple[float, float, _Level]],
+    label: str,
+    colour: str,
+    bounds: tuple[float, float],
 ) -> None:
     etas, means, levels = zip(*curve, strict=True)
+    least, most = bounds
     # A single chip has no spread: no bar, and a band of no width.
-    bars = [level.std or 0.0 for level in levels]
+    spreads = [(mean, level.std or 0.0) for mean, level in zip(means, levels, strict=True)]
+    bars = (
+        [min(std, mean - least) for mean, std in spreads],
+        [min(std, most - mean) for mean, std in spreads],
+    )
     axes.errorbar(
         etas,
         means,
@@ -229,11 +248,19 @@ def _draw_curve(
         label=label,
     )
     ends = [level.interval or (mean, mean) for _, mean, level in curve]
-    low, high = zip(*ends, strict=True)
+    low, high = np.clip(ends, least, most).T
     axes.fill_between(etas, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
-def _draw_line(axes: Axes, mean: float, level: _Level, label: str, colour: str) -> None:
+def _draw_line(
+    axes: Axes,
+    mean: float,
+    level: _Level,
+    label: str,
+    colour: str,
+    bounds: tuple[float, float],
+) -> None:
     axes.axhline(mean, color=colour, linestyle="--", label=label)
     if level.interval is not None:
-        axes.axhspan(*level.interval, color=colour, alpha=0.15, linewidth=0)
+        low, high = np.clip(level.interval, *bounds)
+        axes.axhspan(low, high, color=colour, alpha=0.15, linewidth=0)

@@ -11,6 +11,22 @@ from analogize.errors import EvaluationError
 
 T = TypeVar("T")
 
+# What gloo and NCCL say of a peer that is no more; classes tell only some of it.
+_LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
+    *("Timed out waiting", "remote process exited", "Connection refused"),
+)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether a collective operation failed because another process ended."""
+    lost = isinstance(error, distributed.DistNetworkError)
+    return lost or any(words in str(error) for words in _LOST)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
 
 class Ranks:
     """The ranks of torch.distributed's default process group, or this process alone.
@@ -55,7 +71,15 @@ class Ranks:
     def _exchange(self, work: Callable[[], T] | None) -> list[T]:
         mine, failure = self._attempt(work)
         outcomes: list[Any] = [None] * self._processes
-        distributed.all_gather_object(outcomes, mine)
+        try:
+            distributed.all_gather_object(outcomes, mine)
+        except RuntimeError as cause:
+            if not is_lost_process(cause):
+                raise
+            raise EvaluationError(
+                "another process of the group has ended; what the first one kept in the file of "
+                f"resume, if any, can be gone on from ({_first_line(cause)})"
+            ) from cause
         if failure is not None:
             raise failure
         for rank, outcome in enumerate(outcomes):

@@ -24,6 +24,7 @@ from analogize.capture.drawn import graph_of
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import AnalogizeError, ExportError
+from analogize.files.writing import writing
 from analogize.model.digital_nodes import product_of
 from analogize.model.module import AnalogModule
 from analogize.report.region_rows import RegionRow, region_rows
@@ -88,10 +89,8 @@ def draw(model: nn.Module, path: str | os.PathLike[str] | None = None) -> Drawin
     if path.suffix.lower() != ".svg":
         raise ExportError(f"{path}: only SVG is drawn; give a name that ends in .svg")
     text = _svg(graph_of(model))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
+    with writing(path, "the drawing", ExportError) as draft:
+        draft.write_text(text, encoding="utf-8")
     return path
 
 

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Sequence
 from html import escape
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -21,6 +20,7 @@ from analogize.crossbar.ops import operators
 from analogize.devices.times import describe
 from analogize.errors import CaptureError, ExportError
 from analogize.evaluation.evaluation import Evaluation
+from analogize.files.writing import writing
 from analogize.report import report_sections as sections
 from analogize.report.draw import draw
 from analogize.report.glossary import glossary
@@ -90,10 +90,8 @@ def write_report(
         "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
     }
     text = page(title, lead, parts, verdict=verdict, data=data)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as cause:
-        raise ExportError(f"cannot write the report to {os.fspath(path)}: {cause}") from cause
+    with writing(path, "the report", ExportError) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _key_figures(

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from analogize.errors import SavingError
-from analogize.saving.drafts import drafting
+from analogize.files.writing import writing
 from analogize.saving.manifest import FORMAT, Manifest
 
 _KEY = "analogize"
@@ -39,13 +39,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest:
         raise SavingError(f"{file}: folder '{file.parent}' does not exist; create it first")
     if file.is_dir():
         raise SavingError(f"{file}: is a folder; give the name of a file")
-    try:
-        with drafting(file) as folder:
-            draft = folder / file.name
-            save_file(dict(tensors), draft, {_KEY: manifest.model_dump_json()})
-            os.replace(draft, file)
-    except (OSError, SafetensorError) as cause:
-        raise SavingError(f"{file}: cannot be written: {cause}") from cause
+    with writing(file, "the model", SavingError, (SafetensorError,)) as draft:
+        save_file(dict(tensors), draft, {_KEY: manifest.model_dump_json()})
     return file
 
 

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from analogize.errors import SavingError
+from analogize.files.writing import writing
 from analogize.model.parts import unwrapped
 from analogize.saving.container import DESCRIPTION, read, write
-from analogize.saving.drafts import drafting
 from analogize.saving.restore import rebuilt
 from analogize.saving.store import description
 
@@ -87,9 +87,8 @@ def _complete(model: nn.Module, folder: Path, tensors: dict[str, Tensor], manife
     config = json.loads(file.read_text())
     config[_MARK] = _WAY
     config[_ATTENTION] = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    with drafting(file) as drafts:
-        (drafts / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        os.replace(drafts / _CONFIG, file)
+    with writing(file, "the configuration", SavingError) as draft:
+        draft.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def from_pretrained(

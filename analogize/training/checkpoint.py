@@ -6,7 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from analogize.errors import TrainingError
+from analogize.evaluation.ranks import is_lost_process
 
 # What Lightning resumes from, and on_save_checkpoint adds.
 _KEYS = (
@@ -62,10 +63,18 @@ class Checkpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             _remove(draft)
         trainer.strategy.barrier()
-        super()._save_checkpoint(trainer, os.fspath(draft))
-        self._last_checkpoint_saved = filepath
-        if trainer.is_global_zero:
-            replace(draft, file)
+        try:
+            super()._save_checkpoint(trainer, os.fspath(draft))
+            self._last_checkpoint_saved = filepath
+            if trainer.is_global_zero:
+                replace(draft, file)
+        except (OSError, RuntimeError) as cause:
+            with suppress(OSError):
+                _remove(draft)
+            raise TrainingError(
+                f"cannot write the checkpoint to {file} after epoch {trainer.current_epoch}: "
+                f"{cause}; the model keeps what it has learned, and the file what it held before"
+            ) from cause
         trainer.strategy.barrier()
 
 
@@ -96,14 +105,22 @@ def existing(resume: str | os.PathLike[str]) -> str | None:
 
 @contextmanager
 def restoring(path: str | None, checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Name the checkpoint in every error until training begins.
+    """Name the checkpoint in every error until training begins, and say who is lost after that.
 
     Raises:
-        TrainingError: the run cannot go on from ``path``; its cause is what was raised.
+        TrainingError: another process has ended; or the run cannot go on from ``path``. Its cause
+            is what was raised.
     """
     try:
         yield
     except Exception as cause:
+        if is_lost_process(cause):
+            file = None if checkpoint is None else checkpoint.file
+            kept = f"; go on from {file}" if file is not None and file.exists() else ""
+            first = str(cause).strip().split("\n")[0]
+            raise TrainingError(
+                f"another process of the training has ended{kept} ({first})"
+            ) from cause
         if path is None or checkpoint is None or checkpoint.has_begun:
             raise
         if isinstance(cause, TrainingError):

@@ -187,12 +187,25 @@ def test_plot_draws_mean_band_and_bars_in_order_of_eta() -> None:
     segments = [segment[:, 1] for segment in bars.get_segments()]
     np.testing.assert_allclose(segments[1], [0.5 - deviation, 0.5 + deviation])
     band = axes.collections[-1].get_paths()[0].vertices[:, 1]
-    expected = [end for level in result.levels[:2] for end in level.interval or ()]
+    # No accuracy lies beyond 0 and 1, where two chips' intervals reach.
+    expected = [min(max(e, 0), 1) for level in result.levels[:2] for e in level.interval or ()]
     assert (band.min(), band.max()) == pytest.approx((min(expected), max(expected)))
     assert axes.get_ylabel() == "accuracy"
     assert "eta" in axes.get_xlabel()
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert sorted(labels) == ["pcm_4bit", "pcm_4bit (target's own noise)"]
+
+
+def test_no_accuracy_beyond_0_and_1_is_drawn() -> None:
+    """Of three chips far apart both the interval and the deviation reach further."""
+    axes = Figure().subplots()
+    make({0.0: (0.0, 0.9, 1.0), 0.1: (0.0, 0.0, 0.9)}).plot(ax=axes)
+    band = axes.collections[-1].get_paths()[0].vertices
+    assert np.min(band[:, 1]) == 0
+    assert np.max(band[:, 1]) == 1
+    bars = np.array(axes.containers[0].lines[2][0].get_segments())  # type: ignore[index]
+    assert bars[..., 1].min() == 0
+    assert bars[..., 1].max() == 1
 
 
 def test_plots_share_axes_in_different_colours(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from analogize.errors import ExportError
-from analogize.saving.drafts import drafting
+from analogize.files.drafts import drafting
+from analogize.files.writing import writing
 
 # protobuf refuses messages of 2 GiB; leave room for everything that is not a weight.
 EXTERNAL_ABOVE = 2**31 - 2**27
@@ -31,19 +32,19 @@ def write(model: ir.Model, path: str | os.PathLike[str], external_above: int) ->
     tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value]
     is_external = sum(t.nbytes for t in tensors) > external_above
     require_place(path)
+    if not is_external:
+        with writing(path, "the model", ExportError) as draft:
+            ir.save(model, draft)
+        return (path,)
+    data = f"{path.name}.data"
     try:
         with drafting(path) as folder:
-            draft = folder / path.name
-            data = f"{path.name}.data"
-            if is_external:
-                ir.save(model, draft, external_data=data, size_threshold_bytes=1024)
-                os.replace(folder / data, path.parent / data)
-            else:
-                ir.save(model, draft)
-            os.replace(draft, path)
+            ir.save(model, folder / path.name, external_data=data, size_threshold_bytes=1024)
+            os.replace(folder / data, path.parent / data)
+            os.replace(folder / path.name, path)
     except OSError as error:
         raise _refusal(path, error) from error
-    return (path, path.parent / data) if is_external else (path,)
+    return path, path.parent / data
 
 
 def require_place(path: Path) -> None:
@@ -57,12 +58,14 @@ def require_place(path: Path) -> None:
             raise ExportError(f"{path}: folder '{path.parent}' does not exist; create it first")
         if path.is_dir():
             raise ExportError(f"{path}: is a folder; give the name of a file, such as model.onnx")
+        if path.exists() and not path.is_file():
+            raise ExportError(f"{path}: is no file; give the name of one, such as model.onnx")
     except OSError as error:
         raise _refusal(path, error) from error
 
 
 def _refusal(path: Path, error: OSError) -> ExportError:
     return ExportError(
-        f"{path}: cannot be written: {error.strerror or error}; choose a place where you may write "
-        "and that has room"
+        f"cannot write the model to {path}: {error.strerror or error}; choose a place where you "
+        "may write and that has room"
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from analogize.saving.drafts import drafting
+from analogize.files.drafts import drafting
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from analogize.saving.drafts import drafting
+from analogize.files.drafts import drafting
 with drafting(Path(sys.argv[1])) as folder:
     (folder / "part").write_bytes(bytes(1000))
     print("ready", flush=True)
