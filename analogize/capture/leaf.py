@@ -121,9 +121,10 @@ def own_methods(original: type[nn.Module]) -> dict[str, Any]:
         if kind is object or kind.__module__.partition(".")[0] in _LIBRARIES:
             continue
         for name, member in kind.__dict__.items():
-            if not isinstance(member, FunctionType) or isgeneratorfunction(member):
+            plain = isinstance(member, FunctionType) and not isgeneratorfunction(member)
+            if not plain or is_guard(member):
                 found.pop(name, None)
-            elif not (name.startswith("__") or name in nn.Module.__dict__ or is_guard(member)):
+            elif not name.startswith("__") and name not in nn.Module.__dict__:
                 found[name] = member
     return found
 
