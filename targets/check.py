@@ -85,6 +85,9 @@ def _check_conductance(target: Target, model: NoiseModel, index: int) -> None:
         reason = f"'{name}' acts on conductances, so give the target 'conductance'"
         raise refuse(f"noise.{index}.model", reason)
     if isinstance(model, IRDropNoise):
+        if conductance.encoding == "offset":
+            reason = "the wires of a reference column are not modelled; give encoding: pair"
+            raise refuse(f"noise.{index}.model", reason)
         if target.array is None:
             reason = "wires are as long as a tile, so give the target 'array'"
             raise refuse(f"noise.{index}.model", reason)

@@ -59,9 +59,10 @@ class WriteVerifyNoise(Spec):
     """Programming that is verified: draw N(bias(G), sigma(G)) again until it is in the window.
 
     A device is done once it is read within +-window of its target, and stays as it is after
-    ``iterations`` attempts whether it is or not (program-and-verify: Papandreou et al., ISCAS
-    2011). With p = P(|miss| <= window), a share (1 - p)^iterations ends outside. Verifying is taken
-    as exact.
+    ``iterations`` attempts whether it is or not: the closed-loop scheme of Papandreou et al.,
+    Programming algorithms for multilevel phase-change memory, ISCAS (2011), 329-332, reduced to
+    independent attempts (aihwkit's documentation names it for its PCM). With p = P(|miss| <=
+    window), a share (1 - p)^iterations ends outside. Verifying is taken as exact.
     """
 
     model: Literal["write_verify"] = "write_verify"
@@ -234,8 +235,9 @@ class TemperatureNoise(Spec):
     """Thermally activated conduction, G(T) = G exp(-(E(G) / k) (1 / T - 1 / T0)).
 
     T is the condition ``temperature`` of ``program`` and ``evaluate``, in kelvin; without it T is
-    T0 and nothing changes. E > 0: the conductance rises with temperature, as in amorphous
-    semiconductors (Le Gallo and Sebastian, Journal of Physics D 53:213002, 2020).
+    T0 and nothing changes. E > 0: the conductance rises with temperature. This is Arrhenius's law
+    and no more: for phase-change memory see Le Gallo and Sebastian, Journal of Physics D 53:213002
+    (2020), doi:10.1088/1361-6463/ab7794, whose section on transport was not read for this model.
     """
 
     model: Literal["temperature"] = "temperature"

@@ -22,7 +22,11 @@ class ADCMismatchNoise(Spec):
     """Gain and offset errors of the ADCs, v -> v (1 + gain N(0, 1)) + offset N(0, 1).
 
     v is what an ADC is given, in its steps; both normal numbers are drawn once for every ADC of a
-    chip. Gain and offset error as in IEEE Std 1241.
+    chip. Gain and offset error as data sheets define them, and IEEE Std 1241 (whose text was not
+    read for this); that comparators and capacitors of a chip's ADCs miss at random, once and for
+    all, is the model of Spear et al., The impact of analog-to-digital converter architecture and
+    variability on analog neural network accuracy, IEEE JXCDC (2023), as in CrossSim's ADCs, here
+    without their circuits.
     """
 
     model: Literal["adc_mismatch"] = "adc_mismatch"
@@ -40,7 +44,8 @@ class INLNoise(Spec):
     """Integral non-linearity of a converter: its deviation from a straight line, in its steps.
 
     Measured at codes that are equally spaced from the lowest to the highest one, as many as there
-    are values; straight lines between (IEEE Std 1241 for ADCs, 1658 for DACs). A DAC puts out
+    are values; straight lines between. What a data sheet gives as its INL curve (the standards
+    are IEEE 1241 for ADCs and 1658 for DACs, whose texts were not read for this). A DAC puts out
     code + deviation(code); an ADC converts v + deviation(v).
     """
 
@@ -61,9 +66,9 @@ class NonlinearIVNoise(Spec):
     """Currents that grow as sinh(V / V0), alike for every device.
 
     What a row receives, x of a largest x_max, acts as x_max sinh(b x / x_max) / sinh(b), with
-    b = 2 arcosh(ratio / 2): then ratio = I(V) / I(V / 2) at the largest voltage. The sinh law is
-    that of tunnelling through a gap in oxide cells (Yang et al., Nature Nanotechnology 3:429,
-    2008).
+    b = 2 arcosh(ratio / 2): then ratio = I(V) / I(V / 2) at the largest voltage. I = a x sinh(b V)
+    with a state x is the law of Yakopcic et al., A memristor device model, IEEE Electron Device
+    Letters 32:1436 (2011), read in public implementations of it.
     """
 
     model: Literal["nonlinear_iv"] = "nonlinear_iv"

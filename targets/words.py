@@ -87,6 +87,11 @@ def _cost(cost: Cost | None) -> str:
 def _conductance(mapping: Conductance) -> str:
     ratio = f", on/off {mapping.on_off_ratio:.3g}" if mapping.g_min else ""
     pairs = "one differential pair" if mapping.pairs == 1 else f"{mapping.pairs} pairs"
+    if mapping.encoding == "offset":
+        devices = "one device" if mapping.pairs == 1 else f"{mapping.pairs} devices"
+        pairs = f"a reference column a tile, {devices}"
+    if mapping.significance is not None:
+        pairs += f" ({', '.join(f'{factor:g}' for factor in mapping.significance)} times)"
     ends = f"{mapping.g_min:g} to {mapping.g_max:g} {mapping.unit}{ratio}"
     return f"{ends}; {pairs} a weight, scaled per {mapping.scale}"
 

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from analogize.cli.options import AllowFunctions, Model, ModelArguments, Target, Weights
+from analogize.cli.options import (
+    AllowFunctions,
+    Conditions,
+    Model,
+    ModelArguments,
+    Target,
+    Weights,
+    parse_conditions,
+)
 from analogize.cli.prepare import build_model, read_weights, rewrite
 from analogize.errors import ChipError
 from analogize.targets import load_target
@@ -33,6 +41,7 @@ def export_command(
         str, typer.Option(help="When it is read after programming, for example '1 day'.")
     ] = "0 s",
     cycle: Annotated[int, typer.Option(help="Which programming of the chip it is.")] = 0,
+    condition: Conditions = None,
     model_arg: ModelArguments = None,
     allow_functions: AllowFunctions = False,
 ) -> None:
@@ -50,10 +59,11 @@ def export_command(
 
     if chip.exists():
         raise ChipError(f"{chip} exists already; delete it, or name another file")
+    conditions = parse_conditions(condition)
     described = load_target(target, allow_functions=allow_functions)
     network = build_model(model, model_arg or [], weights, allow_functions)
     analog = rewrite(network, read_weights(weights), described, None, None)
-    program(analog, seed, drift_time=drift_time, cycle=cycle)
+    program(analog, seed, drift_time=drift_time, cycle=cycle, conditions=conditions)
     found = read_chip(analog, name=f"chip {seed}")
     save_chip(found, chip)
     typer.echo(str(found))

@@ -16,6 +16,7 @@ from analogize.cli.options import (
     BatchSize,
     Cache,
     CalibrationBatches,
+    Conditions,
     Device,
     Download,
     ImageSize,
@@ -28,6 +29,7 @@ from analogize.cli.options import (
     Seed,
     Target,
     Weights,
+    parse_conditions,
 )
 from analogize.cli.prepare import (
     build_model,
@@ -120,6 +122,7 @@ def evaluate_command(
     at_once: AtOnce = 1,
     drift_time: DriftTimes = None,
     compensation: Correction = None,
+    condition: Conditions = None,
     recalibrate: Recalibrate = False,
     yield_above: YieldAbove = None,
     model_arg: ModelArguments = None,
@@ -148,6 +151,7 @@ def evaluate_command(
     from analogize.evaluation.plot import check_figure_path
 
     etas, place = _parse_etas(eta), parse_device(device)
+    conditions = parse_conditions(condition)
     loaded = load_target(target, allow_functions=allow_functions)
     if plot is not None:
         check_figure_path(plot)
@@ -171,6 +175,7 @@ def evaluate_command(
             at_once=at_once,
             drift_time=None if drift_time is None else drift_time.split(","),
             compensation=compensation,
+            conditions=conditions,
             recalibration=source.calibration() if recalibrate else None,
             resume=out,
         )

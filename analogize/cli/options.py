@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from analogize.demo.data import NAMES
+from analogize.errors import EvaluationError
 
 Model = Annotated[
     str,
@@ -62,4 +64,39 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 AsCsv = Annotated[
     bool, typer.Option("--csv", help="Print comma-separated values and nothing else.")
 ]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--condition",
+        metavar="NAME=VALUE",
+        help="Under which chips are read, for models that depend on it: temperature=350 (kelvin), "
+        "or a name that a function of yours knows; repeatable.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where to run, for example cpu or cuda.")]
+
+
+def parse_conditions(given: Iterable[str] | None) -> dict[str, float] | None:
+    """Conditions by name, as ``program`` takes them; None for none.
+
+    Args:
+        given: texts of the form ``name=value``.
+
+    Raises:
+        EvaluationError: a text of another form, or one name twice.
+    """
+    found: dict[str, float] = {}
+    for text in given or ():
+        name, _, value = (part.strip() for part in text.partition("="))
+        try:
+            number = float(value)
+        except ValueError as cause:
+            raise EvaluationError(
+                f"--condition '{text}' is no NAME=VALUE with a number; give for example "
+                "temperature=350"
+            ) from cause
+        if not name or name in found:
+            reason = "gives that name twice" if name else "has no name"
+            raise EvaluationError(f"--condition '{text}' {reason}; give each condition once")
+        found[name] = number
+    return found or None

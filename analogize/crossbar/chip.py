@@ -94,7 +94,8 @@ def program(
     require_conditions(model, conditions)
     ops = located(model)
     if isinstance(seed, Chip):
-        require_fitting(seed, list(dict.fromkeys(found.array for found in ops)), time, cycle)
+        every = list(dict.fromkeys(found.array for found in ops))
+        require_fitting(seed, every, time, cycle, conditions)
     done: dict[int, Located] = {}
     try:
         tell_of_stale_ranges((found.op, found.op.stored.value()) for found in ops)

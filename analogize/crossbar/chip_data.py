@@ -11,6 +11,9 @@ a cell, in array units (weight units where ``unit`` is 1), is ::
 
     (G+ - G-) full / (g_max - g_min), averaged over pairs; digits times 2^(bits digit), added up
 
+(twice that for the encoding ``offset``, where G- is the tile's reference column, repeated for all
+its columns; pairs weighted by their significance where they have one)
+
 plus ``deviation`` where a target has noise on weights beside devices. NaN is a dead cell: it
 carries no current.
 """
@@ -26,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analogize.crossbar.seeds import integer
+from analogize.devices.times import describe
 from analogize.display.tables import Shown
 from analogize.errors import ChipError
 
@@ -60,12 +64,16 @@ class WeightMapping:
         g_max: of a weight of ``full``.
         full: array units of the whole conductance range; a number, or one a column.
         unit: weight units in one array unit; a number, or one a column.
+        encoding: ``"pair"`` or ``"offset"`` (devices/conductance.py).
+        significance: the factor on each pair's current; None: pairs are averaged.
     """
 
     g_min: float
     g_max: float
     full: Floats
     unit: Floats
+    encoding: Literal["pair", "offset"] = "pair"
+    significance: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,17 @@ class ArrayData:
         return found
 
 
+def _when(data: ArrayData) -> str:
+    """When and under which conditions the cells were read; empty for right after programming."""
+    said = data.settings.get("reading")
+    if not isinstance(said, Mapping):
+        return ""
+    found = [f"{describe(said['time'])} later"] if said.get("time") else []
+    found += [f"cycle {said['cycle']}"] if said.get("cycle") else []
+    found += [f"at {name} {value:g}" for name, value in said.get("conditions", {}).items()]
+    return f"; read {', '.join(found)}" if found else ""
+
+
 Unit = Literal["S", "uS", "nS", "A", "nA"]
 _UNITS: dict[str, float] = {"S": 1.0, "uS": 1e-6, "nS": 1e-9, "A": 1.0, "nA": 1e-9}
 
@@ -164,10 +183,12 @@ def _cells(region: str, plus: Any, minus: Any, unit: str) -> Floats:
     if unit not in _UNITS:
         raise ChipError(f"unit {unit!r} is unknown; allowed are {', '.join(_UNITS)}")
     both = [np.asarray(each, np.float64) for each in (plus, minus)]
+    if both[1].shape == (*both[0].shape[:-1], 1):  # one reference column
+        both[1] = np.broadcast_to(both[1], both[0].shape)
     if both[0].shape != both[1].shape or both[0].ndim not in (2, 3):
         raise ChipError(
             f"region '{region}': G+ has the shape {both[0].shape} and G- {both[1].shape}; both "
-            "must be (rows, columns), or (groups, rows, columns)"
+            "must be (rows, columns), or (groups, rows, columns); a reference column may have one"
         )
     cells: Floats = np.stack(both).reshape(1, 2, 1, -1, *both[0].shape[-2:]) * _UNITS[unit]
     return cells
@@ -212,7 +233,7 @@ class Chip(Shown):
 
         Args:
             pairs: by region name; matrices of shape (rows, columns), or (groups, rows, columns) of
-                a grouped product; NaN for dead cells.
+                a grouped product; NaN for dead cells. G- of shape (rows, 1) is a reference column.
             unit: of the values: ``"S"``, ``"uS"``, ``"nS"``, or ``"A"``, ``"nA"`` for targets whose
                 cells are characterised by currents.
             seed: draws the regions that were not measured; None: all were.
@@ -298,7 +319,7 @@ class Chip(Shown):
                 if known.size:
                     text += f", {known.min():.4g} to {known.max():.4g} S"
                 text += f", {dead} {'dead' if data.defects is None else 'sound'} cells"
-            lines.append(text)
+            lines.append(text + _when(data))
         if self.seed is not None:
             lines.append(f"  everything else is drawn as chip {self.seed}")
         return "\n".join(lines)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from analogize.crossbar.chip_data import ArrayData, Floats, WeightMapping
-from analogize.devices.cells import Reading, from_cells, read_cells
+from analogize.devices.cells import Reading, read_cells
 from analogize.devices.compensation import is_of_tiles
+from analogize.devices.conductance import from_cells
+from analogize.devices.layout import Layout
 from analogize.errors import ChipError
 from analogize.product import from_channels, per_channel
 from analogize.quantize import Bound
@@ -68,8 +70,14 @@ def simulate_cells(array: WeightArray, clean: Tensor, reading: Reading) -> Tenso
 def cells_of_digit(array: WeightArray, clean: Tensor, full: Bound, drawn: Drawn) -> Tensor:
     """The conductances of one digit's cells: shape (2, pairs, *weights), in the target's unit."""
     assert array.conductance is not None, "the target's schema asks for it"
-    operands = array.conductance, drawn.noise, drawn.reading, array.name, array.layout
-    return read_cells(clean, full, *operands)
+    layout = array.layout
+    if layout is None and array.conductance.encoding == "offset":
+        # Without a size there is one reference column a block of the matrix.
+        _, rows, columns = array.product.matrix(array.shape)
+        layout = Layout(array.product, array.shape, rows, columns)
+    return read_cells(
+        clean, full, array.conductance, drawn.noise, drawn.reading, array.name, layout
+    )
 
 
 def to_cells(array: WeightArray, clean: Tensor, drawn: Drawn) -> Tensor:
@@ -124,7 +132,8 @@ def to_data(
     if defects is not None:
         siemens = np.where(np.isnan(defects), siemens, defects)
     ends = own.g_min * UNIT[own.unit], own.g_max * UNIT[own.unit]
-    mapping = WeightMapping(*ends, _per_column(array, full, factor, clean), unit)
+    scale = _per_column(array, full, factor, clean)
+    mapping = WeightMapping(*ends, scale, unit, own.encoding, own.significance)
     data = replace(data, conductances=siemens, mapping=mapping)
     # What rounding and noise on weights leave is kept too, so that nothing is lost.
     beyond = stacked - _stacked(array, _held(array, data, chip)).double()
@@ -194,12 +203,22 @@ def _held(array: WeightArray, data: ArrayData, like: Tensor) -> Tensor:
     else:
         low, high = mapping.g_min / unit, mapping.g_max / unit
         pairs = data.conductances.shape[2]
-        exact = own is not None and (own.g_min * unit, own.g_max * unit) == (
-            mapping.g_min,
-            mapping.g_max,
+        there = mapping.g_min, mapping.g_max, pairs, mapping.encoding, mapping.significance
+        mapping_here = Conductance(
+            g_min=low,
+            g_max=high,
+            pairs=pairs,
+            encoding=mapping.encoding,
+            significance=mapping.significance,
         )
-        fitted = Conductance(g_min=low, g_max=high, pairs=pairs)
-        mapping_here = own if exact and own is not None and own.pairs == pairs else fitted
+        if own is not None and there == (
+            own.g_min * unit,
+            own.g_max * unit,
+            own.pairs,
+            own.encoding,
+            own.significance,
+        ):
+            mapping_here = own  # its ends are exact
         full = _full_here(array, mapping, like)
     cells = _from_matrices(array, torch.from_numpy(data.conductances / unit))
     return to_weights(array, cells.to(like.device, like.dtype), full, mapping_here)

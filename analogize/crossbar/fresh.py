@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.seeds import version
-from analogize.devices.cells import Reading, from_cells, read_cells
+from analogize.devices.cells import Reading, read_cells
+from analogize.devices.conductance import from_cells
 from analogize.devices.random import Draws, Place, large_draw
 from analogize.model import transforms
 from analogize.model.one_pass import Pass, compiled_seed, running_pass
@@ -197,7 +198,7 @@ def _kind(array: WeightArray, weight: Tensor) -> Any:
     if len(loud) == 1 and isinstance(loud[0], models.GaussianNoise) and not loud[0].eta_std:
         return ("gaussian", *common) if loud[0] is array.noise[0] else None
     mapping = array.conductance
-    if mapping is None or mapping.scale == "column":
+    if mapping is None or mapping.scale == "column" or mapping.encoding == "offset":
         return None
     if not all(isinstance(m, _EVERYWHERE) and getattr(m, "length", None) is None for m in loud):
         return None

@@ -62,7 +62,13 @@ def give(
     array.hold(held, correction, data)
 
 
-def require_fitting(chip: Chip, names: list[str], time: float, cycle: int) -> None:
+def require_fitting(
+    chip: Chip,
+    names: list[str],
+    time: float,
+    cycle: int,
+    conditions: Mapping[str, float] | None = None,
+) -> None:
     """Refuse a chip of other regions, or one that lacks some without a seed to draw them.
 
     Raises:
@@ -84,4 +90,11 @@ def require_fitting(chip: Chip, names: list[str], time: float, cycle: int) -> No
     if len(drawn) + len(partly) < len(names) and (time or cycle):
         raise ChipError(
             "a measured chip is what it was when it was measured; leave drift_time and cycle at 0"
+        )
+    # What has no reading of its own is given converters by the chip's seed.
+    read = chip.seed is None or all("reading" in data.settings for data in chip.arrays.values())
+    if len(drawn) + len(partly) == 0 and read and conditions:
+        raise ChipError(
+            "a measured chip is what it was when it was measured; leave conditions out, or draw "
+            f"the chip at other conditions ({', '.join(conditions)}) by its seed"
         )

@@ -4,7 +4,9 @@ A converter gives s (v + rest) for the value s v, where ``rest`` is what roundin
 beyond the range it gives the range's end. With h half the range's width, N values, Q the largest
 code, and g the loss's derivative by what the converter gives:
 
-outward (aihwkit's and Analog Foundation Models' rule, arXiv:2505.09663)::
+outward (the rule of aihwkit, simulator/tiles/periphery.py, and aihwkit-lightning,
+nn/modules/torch_utils/torch_linear.py, by which Analog Foundation Models, arXiv:2505.09663, are
+trained; there a value counts as beyond from the end on, here from half a step past it)::
 
     d max = h sum over v > max of min(g, 0)        d min = h sum over v < min of max(g, 0)
 

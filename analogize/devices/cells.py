@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from analogize.devices import curves, drift, programming
-from analogize.devices.conductance import from_pairs, to_pairs
+from analogize.devices.conductance import from_cells, to_cells
 from analogize.devices.correlated import correlated
 from analogize.devices.curves import Conductances
 from analogize.devices.custom import call, site_of
 from analogize.devices.layout import Layout
-from analogize.devices.placing import from_tiles, on_tiles
+from analogize.devices.placing import from_tiles, on_tiles, one_a_row
 from analogize.devices.random import Draws
 from analogize.devices.temperature import activated
 from analogize.devices.times import describe
@@ -60,7 +60,7 @@ class Cells:
     """Conductances on their way: shape (2, pairs, *weights) each.
 
     Attributes:
-        target: what was asked for, the same of every pair: shape (2, 1, *weights).
+        target: what was asked for; shape (2, 1, *weights) where it is the same of every pair.
         programmed: what programming left.
         read: what a reading finds.
         layout: where on tiles the weights lie, or None where tiles have no size.
@@ -110,13 +110,14 @@ def read_cells(
         noise: noise models; those that do not act on devices are passed over.
         reading: chip, time and cycle.
         name: of the array, for error messages.
-        layout: where on tiles the weights lie; needed by models of the wires alone.
+        layout: where on tiles the weights lie; needed by models of the wires, and by reference
+            columns.
 
     Raises:
         ChipError: a time or a loss outside a model's range; the message names array and model.
     """
     g_min, g_max = conductance.g_min, conductance.g_max
-    pair = to_pairs(weights, full, g_min, g_max).unsqueeze(1)
+    pair = to_cells(weights, full, conductance)
     first = pair.expand(2, conductance.pairs, *weights.shape)
     cells, bounded = Cells(pair, first, first, layout, name), conductance.bounded
     for index, model in enumerate(noise):
@@ -128,6 +129,8 @@ def read_cells(
             _check_time(model, reading.time)
             step = _STEPS[type(model)]
             cells = step(model, cells, conductance, reading, f"{index} {model.model}")
+            if conductance.encoding == "offset":
+                cells = _with_reference(cells)
         except ValueError as cause:
             raise ChipError(
                 f"'{name}' cannot be read {describe(reading.time)} after programming: "
@@ -136,10 +139,13 @@ def read_cells(
     return cells.read.clamp(g_min, g_max) if bounded else cells.read
 
 
-def from_cells(read: Tensor, full: Bound, conductance: Conductance) -> Tensor:
-    """The weights that cells stand for, from their conductances (2, pairs, *weights)."""
-    averaged = read.squeeze(1) if conductance.pairs == 1 else read.mean(1)
-    return from_pairs(averaged, full, conductance.g_min, conductance.g_max)
+def _with_reference(cells: Cells) -> Cells:
+    """G- of every column of a tile is one and the same device: that of the first column."""
+    assert cells.layout is not None, "who encodes by an offset says where weights lie"
+    programmed = one_a_row(cells.layout, cells.programmed)
+    if cells.read is cells.programmed:
+        return cells.program(programmed)
+    return replace(cells, programmed=programmed, read=one_a_row(cells.layout, cells.read))
 
 
 def _check_time(model: models.NoiseModel, time: float) -> None:

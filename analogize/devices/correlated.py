@@ -16,8 +16,8 @@ def correlated(normal: Tensor, length: float) -> Tensor:
         exp(-(d_r^2 + d_c^2) / (2 length^2)) = K_r(d_r) K_c(d_c)
 
     and that of cells of different tiles is 0. With symmetric roots A A = K for rows and columns,
-    z = A_r n A_c has it exactly where n are independent. A Gaussian random field, as models of
-    process variation use (the form of the correlation differs from one to another).
+    z = A_r n A_c has it exactly where n are independent. A Gaussian random field; the form of its
+    correlation is this project's choice, for which no source is claimed.
 
     Args:
         normal: independent standard normal values, shape (..., rows, columns).

@@ -58,6 +58,22 @@ def from_tiles(layout: Layout, tiles: Tensor) -> Tensor:
     return torch.stack([from_channels(layout.product, each, layout.shape) for each in channels])
 
 
+def one_a_row(layout: Layout, cells: Tensor) -> Tensor:
+    """``cells`` with G- of a tile's first column in place of that of all its columns.
+
+    Args:
+        layout: where the weights lie.
+        cells: shape (2, pairs, *weights).
+    """
+    groups, height, width = layout.product.matrix(layout.shape)
+    first = torch.arange(width, device=cells.device) // layout.cols * layout.cols
+    shared = []
+    for each in cells[1]:
+        columns = per_channel(layout.product, each).view(groups, width, height)[:, first]
+        shared.append(from_channels(layout.product, columns.flatten(0, 1), layout.shape))
+    return torch.stack([cells[0], torch.stack(shared)])
+
+
 def _cut(layout: Layout, height: int, width: int) -> tuple[int, int, int, int]:
     """Rows and columns in use of a tile, and how many tiles there are down and across."""
     rows, cols = min(layout.rows, height), min(layout.cols, width)

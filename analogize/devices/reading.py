@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analogize.devices.conductance import to_cells
 from analogize.devices.curves import evaluate
 from analogize.devices.random import Draws
 from analogize.product import Convolution, Product
@@ -22,7 +23,8 @@ from analogize.targets.noise import NoiseModel, OutputNoise, ReadNoise
 class CellNoise:
     """Read noise of single devices: the variance of each weight, in squared array units.
 
-    One device of a pair holds the weight, the other one is at g_min; ``pairs`` pairs average.
+    Devices are taken to have the conductances that the chip's weight is encoded by. That of a
+    reference column is drawn for each column by itself.
 
     Attributes:
         sigmas: standard deviations over the conductance, each with a factor; independent, so
@@ -39,6 +41,8 @@ class CellNoise:
         """Shapes: as ``weights``, which are a chip's, in array units."""
         mapping = self.conductance
         unit = self.full / (mapping.g_max - mapping.g_min)
+        if mapping.encoding == "offset" or mapping.significance is not None:
+            return self._of_cells(weights, unit)
         held = weights.abs() / unit + mapping.g_min
         off = held.new_full((), mapping.g_min)
         total = weights.new_zeros(())
@@ -46,6 +50,18 @@ class CellNoise:
             both = evaluate(sigma, held).square() + evaluate(sigma, off).square()
             total = total + both * scale**2
         return total * (unit**2 / mapping.pairs)
+
+    def _of_cells(self, weights: Tensor, unit: Bound) -> Tensor:
+        mapping = self.conductance
+        cells = to_cells(weights, self.full, mapping).clamp_(min=0)
+        found = weights.new_zeros(())
+        for sigma, scale in self.sigmas:
+            found = found + evaluate(sigma, cells).square() * scale**2
+        if mapping.significance is None:
+            return found.sum((0, 1)) * ((2 * unit) ** 2 / mapping.pairs)
+        shares = found.new_tensor(mapping.significance) / sum(mapping.significance)
+        weighted = found * shares.square().view(-1, *[1] * weights.ndim)
+        return weighted.sum((0, 1)) * unit**2
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,17 @@ def targets(draw: st.DrawFn) -> Target:
         given["weights"] |= {"granularity": "channel"}
     if draw(st.booleans()):
         scale = "tensor" if sliced else draw(st.sampled_from(["tensor", "column"]))
+        pairs = draw(st.integers(1, 2))
+        encoding = draw(st.sampled_from(["pair", "offset"]))
         given["conductance"] = {
             "g_min": draw(st.sampled_from([0.0, 5.0])),
             "g_max": 25.0,
-            "pairs": draw(st.integers(1, 2)),
+            "pairs": pairs,
             "scale": scale,
+            "encoding": encoding,
         }
+        if encoding == "pair" and draw(st.booleans()):
+            given["conductance"]["significance"] = [1.0, 3.0][:pairs]
         noise = [PROGRAMMING, STUCK, DRIFT, *noise]
     if draw(st.booleans()) or sliced:
         size = {"rows": draw(st.integers(1, 40)), "cols": draw(st.integers(1, 40)), "tiling": True}

@@ -227,3 +227,27 @@ def test_times_and_remedies_that_cannot_be(option: list[str], message: str, weig
     result = invoke(*command, *option)
     assert result.exit_code != 0
     assert message in result.output + result.stderr
+
+
+def test_conditions_are_those_of_the_api(trained: DigitsNet, weights: str, tmp_path: Path) -> None:
+    warm = tmp_path / "warm.yaml"
+    warm.write_text(
+        "schema: 1\nextends: pcm_joshi2020\nname: warm\nnoise:\n"
+        "  - {model: programming, sigma: {kind: polynomial, coefficients: [2.0]}}\n"
+        "  - {model: temperature, activation: {kind: polynomial, coefficients: [0.3]},\n"
+        "     reference: 300.0, min: 250.0, max: 400.0}\n"
+    )
+    command = [NET, "--weights", weights, "--dataset", "digits", "--limit", "60"]
+    command += ["--instances", "2", "--batch-size", "60", "--calibration-batches", "1"]
+    command += ["--target", str(warm), "--json", "--condition"]
+    result = invoke(*command, "temperature=390")
+    assert result.exit_code == 0, result.output
+
+    train, test = load_dataset("digits", None, True), load_dataset("digits", None, False)
+    analog = analogize(trained, str(warm), train.take(60).batches(60))
+    data = list(test.take(60).batches(60))
+    hot = evaluate(analog, data, instances=2, conditions={"temperature": 390.0})
+    found = Evaluation.model_validate_json(result.stdout)
+    assert found.levels[0].values == hot.levels[0].values
+    assert found.levels[0].values != evaluate(analog, data, instances=2).levels[0].values
+    assert "NAME=VALUE" in invoke(*command, "temperature").stderr

@@ -61,6 +61,17 @@ def test_every_target_is_named_after_its_file_and_cites_its_sources(name: str) -
     assert sources(name)[0].text.startswith("# ")
 
 
+@pytest.mark.parametrize("name", names())
+def test_arrays_of_a_size_convert_their_own_sums_and_others_say_that_none_is_known(
+    name: str,
+) -> None:
+    size = load_target(name).array
+
+    assert size is None or size.tiling
+    text = " ".join(source.text for source in sources(name)).lower()
+    assert size is not None or "tile" in text or "size of the array" in text
+
+
 def test_ideal_does_nothing() -> None:
     ideal = load_target("ideal")
 

@@ -92,7 +92,7 @@ def test_extends_merges_mappings_and_replaces_lists(tmp_path: Path) -> None:
 
     assert child.weights == parent.weights.model_copy(update={"bits": 6})
     assert child.noise == (FixedSNRNoise(ratio=0.1),)
-    assert child.array == Array(rows=512, cols=256)
+    assert child.array == Array(rows=512, cols=256, tiling=True)
     assert (child.dac, child.adc) == (parent.dac, parent.adc)
     assert child.references == parent.references
 
