@@ -9,9 +9,11 @@ multiplies V vectors an inference (its multiply-accumulates over groups K N)::
 
 With ``tiling: false`` the sum is converted once for all tiles: ceil(K / R) of the conversions and
 the digits become 1; without an array size so does ceil(N / C), and a matrix is one tile. Blocks of
-a grouped product that share a tile share its MVM. A converter without bits converts nothing. ::
+a grouped product that share a tile share its MVM. A converter without bits converts nothing. A DAC
+range a vector divides every value that enters by its vector's range and multiplies every value that
+leaves by it, digitally: rescalings = values that enter + V groups N, each a multiplication. ::
 
-    energy  = analog + digital multiply-accumulates e_MAC
+    energy  = analog + (digital multiply-accumulates + rescalings) e_MAC
     analog  = ADC conversions e_ADC + DAC conversions e_DAC, or
               tile MVMs e_MVM, or multiply-accumulates e_MAC    as the target's ``cost`` gives it
     latency = sum over regions of V i t_MVM    tiles of a region at once, one vector after another
@@ -24,7 +26,7 @@ A lower bound, no prediction: ``Work.uncounted`` names what is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from analogize.crossbar.ops import AnalogOp
@@ -61,6 +63,7 @@ class Layer:
         used: share of its tiles' cells that are in use.
         energy: picojoules of what the target gives figures of; None where it gives none.
         latency: nanoseconds, or None.
+        rescalings: digital multiplications by the ranges of input vectors.
     """
 
     region: str
@@ -74,6 +77,7 @@ class Layer:
     used: float | None
     energy: float | None
     latency: float | None
+    rescalings: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ class Work:
         return sum(layer.mvms for layer in self.layers)
 
     @property
+    def rescalings(self) -> int:
+        """Digital multiplications by the ranges of input vectors."""
+        return sum(layer.rescalings for layer in self.layers)
+
+    @property
     def analog_macs(self) -> int:
         """Multiply-accumulates of the analog regions."""
         return sum(layer.macs for layer in self.layers)
@@ -117,14 +126,17 @@ class Work:
     @property
     def _parts(self) -> tuple[tuple[int, float | None, str], ...]:
         cost = self.figures or Cost()
-        digital = (self.digital_macs, cost.digital_mac, "digital multiply-accumulates")
+        digital = (
+            (self.digital_macs, cost.digital_mac, "digital multiply-accumulates"),
+            (self.rescalings, cost.digital_mac, "rescalings of vectors"),
+        )
         if cost.of_a_tile:
             untold = sum(x.mvms for x in self.layers if x.energy is None)
-            return (untold, None, "MVMs (no size of a tile)"), digital
+            return (untold, None, "MVMs (no size of a tile)"), *digital
         return (
             (self.adc, cost.adc, "ADC conversions"),
             (self.dac, cost.dac, "DAC conversions"),
-            digital,
+            *digital,
         )
 
     @property
@@ -141,7 +153,8 @@ class Work:
     def known_energy(self) -> float:
         """Picojoules an inference of what the target gives an energy of."""
         digital = (self.figures or Cost()).digital_mac or 0.0
-        return sum(x.energy or 0.0 for x in self.layers) + self.digital_macs * digital
+        analog = sum(x.energy or 0.0 for x in self.layers)
+        return analog + (self.digital_macs + self.rescalings) * digital
 
     @property
     def energy(self) -> float | None:
@@ -187,6 +200,8 @@ class Work:
             f"{self.dac:,} DAC conversions, {self.analog_macs:,} analog and "
             f"{self.digital_macs:,} digital multiply-accumulates"
         )
+        if self.rescalings:
+            words += f", {self.rescalings:,} digital rescalings of vectors"
         if self.figures is None:
             return f"{words}; the target gives no energies"
         if self.known_energy:
@@ -239,7 +254,20 @@ def _layer(op: AnalogOp, region: str, samples: int, owns: bool, cost: Cost) -> L
         used,
         energy,
         latency,
+        _rescalings(op, vectors, samples),
     )
+
+
+def _rescalings(op: AnalogOp, vectors: int, samples: int) -> int:
+    """Values that a DAC range a vector has multiplied, before the array and after it."""
+    if op.dac.bits is None or op.dac.settings.range.kind != "vector":
+        return 0
+    groups, rows, columns = op.product.matrix(op.array.shape)
+    entering, shape = vectors * groups * rows, op.region.input_shape
+    if isinstance(op.product, Convolution) and shape is not None:
+        # Patches overlap, and a value is divided once for all of them.
+        entering = prod(shape) * op.region.calls // samples
+    return entering + vectors * groups * columns
 
 
 def estimate(

@@ -24,6 +24,7 @@ from analogize.files.writing import writing
 from analogize.report import report_sections as sections
 from analogize.report.draw import draw
 from analogize.report.glossary import glossary
+from analogize.report.quality import notes
 from analogize.report.report_page import folded, key_figures, page, paragraph, table
 from analogize.report.report_sections import measured
 from analogize.report.summary import Summary, summary
@@ -87,6 +88,7 @@ def write_report(
     data = {
         "target": found.target,
         "regions": found.to_rows(),
+        "losses": [{"region": x.region, "part": x.part, "what": x.words} for x in found.losses],
         "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
     }
     text = page(title, lead, parts, verdict=verdict, data=data)
@@ -136,10 +138,22 @@ def _summary(found: Summary) -> str:
             for d in found.digital
         ]
         text += f"<h3>Left digital</h3>{table(rows, long=['reason'])}"
-    notes = ["; not by ".join([f"captured by {found.capture}", *found.declined])]
+    text += _held_badly(found)
+    said = ["; not by ".join([f"captured by {found.capture}", *found.declined])]
     if found.work is not None:
-        notes.append(str(found.work))
-    return text + "".join(paragraph(f"{note[:1].upper()}{note[1:]}.") for note in notes)
+        said.append(str(found.work))
+    return text + "".join(paragraph(f"{note[:1].upper()}{note[1:]}.") for note in said)
+
+
+def _held_badly(found: Summary) -> str:
+    """What the target holds too coarsely, with the setting that would help; regions that wait."""
+    text = "".join(paragraph(f"{each[:1].upper()}{each[1:]}.") for each in found.waiting)
+    if not found.losses:
+        return text
+    first = notes(found.losses, found.analog_macs)[0]
+    rows = [{"region": x.region, "part": x.part, "what helps": x.words} for x in found.losses]
+    shown = folded(table(rows, long=["what helps"]), len(rows), "of them")
+    return f"{text}<h3>Held too coarsely</h3>{paragraph(f'{first}.')}{shown}"
 
 
 def _region(found: Summary, index: int) -> dict[str, Any]:

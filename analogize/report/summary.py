@@ -134,13 +134,17 @@ class Summary(Shown):
     def _notes(self) -> list[str]:
         found = ["; not by ".join([f"captured by {self.capture}", *self.declined]), self.headline]
         found += [] if self.work is None else [str(self.work)]
-        found += [
+        return found + self.waiting + notes(self.losses, self.analog_macs)
+
+    @property
+    def waiting(self) -> list[str]:
+        """A sentence for each region that calibration brought no range."""
+        return [
             f"{row.region.name} waits for a range: nothing but zeros reached it in calibration, "
             "and anything else is an error until calibrate(model, loader) brings it"
             for row in self.rows
             if row.waits
         ]
-        return found + notes(self.losses, self.analog_macs)
 
     def _analog_rows(self, columns: int = _ROOMY) -> tuple[str, list[dict[str, str]]]:
         """What all regions have in common, in words, and the rows of what they have not."""

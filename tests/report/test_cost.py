@@ -220,3 +220,33 @@ def test_without_example_inputs_nothing_is_known() -> None:
     assert summary(analogize(model, "ideal")).work is None
     x: Tensor = torch.randn(1, 3)
     assert summary(analogize(model, "ideal", example_inputs=x)).work is not None
+
+
+def test_a_range_a_vector_is_rescaled_digitally() -> None:
+    """Every value that enters or leaves once: images of 3 x 8 x 8, 36 vectors of 16."""
+    vector = {"bits": 8, "grid": "symmetric", "range": {"kind": "vector"}}
+    rescalings = 3 * 8 * 8 + VECTORS * 16
+    cost = {"adc": 2.0, "dac": 0.5, "digital_mac": 1.0}
+    found, text = work({"rows": 10, "cols": 8, "tiling": True}, dac=vector, cost=cost)
+    assert found.layers[0].rescalings == found.rescalings == rescalings
+    analog = found.adc * 2.0 + found.dac * 0.5
+    assert found.energy == analog + DIGITAL + rescalings
+    assert f"{rescalings:,} digital rescalings of vectors" in text
+    assert "rescalings of vectors" in work(None, dac=vector, cost={"adc": 2.0})[0].unknown
+    plain, text = work(None, cost=cost)
+    assert plain.rescalings == 0
+    assert "rescalings" not in text
+
+
+def test_tokens_are_rescaled_one_by_one() -> None:
+    target = {
+        "name": "t",
+        "weights": {"range": {"kind": "absmax"}, "bits": 8, "grid": "symmetric"},
+        "dac": {"bits": 8, "grid": "symmetric", "range": {"kind": "vector"}},
+        "adc": {"bits": 8},
+    }
+    x = torch.randn(2, 7, 12)
+    analog = analogize(nn.Linear(12, 5), Target.model_validate(target), [x], example_inputs=x)
+    found = summary(analog).work
+    assert found is not None
+    assert found.rescalings * found.samples == 2 * 7 * (12 + 5)

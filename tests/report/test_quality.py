@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from analogize import Target, analogize, summary
 from analogize.crossbar.ops import operators
+from analogize.report.report import write_report
 
 Make = Callable[..., Target]
 EIGHT: dict[str, Any] = {"bits": 8, "range": {"kind": "minmax"}}
@@ -66,3 +69,24 @@ def test_the_quality_of_a_converter_is_measured(make_target: Make, kind: str) ->
     assert parts == (["DAC"] if float(expected) < 15 else [])
     if kind == "percentile":
         assert "dac.range {kind: m" in summary(analog).losses[0].words
+
+
+def test_the_report_tells_them_too(make_target: Make, tmp_path: Path) -> None:
+    two = {"bits": 8, "range": {"kind": "std", "multiple": 2.0}, "grid": "symmetric"}
+    target = make_target(weights=two, dac=EIGHT, adc=EIGHT)
+    model = nn.Sequential(outliers(), nn.ReLU(), nn.Linear(32, 2))
+    analog = analogize(model, target, [torch.randn(100, 64)])
+    write_report(tmp_path / "r.html", analog)
+    text = " ".join((tmp_path / "r.html").read_text().split())
+    assert "Held too coarsely" in text
+    (loss, *_) = summary(analog).losses
+    assert escape(loss.words) in text
+    assert "of analog multiply-accumulates have weights or activations" in text
+
+    silenced = nn.Sequential(nn.Linear(64, 32), nn.Threshold(1e9, 0.0), nn.Linear(32, 2))
+    wide = make_target(dac=EIGHT, adc=EIGHT)
+    with pytest.warns(UserWarning, match="zeros"):
+        silent = analogize(silenced, wide, [torch.randn(100, 64)])
+    write_report(tmp_path / "w.html", silent)
+    assert "waits for a range" in (tmp_path / "w.html").read_text()
+    assert "Held too coarsely" not in (tmp_path / "w.html").read_text()
