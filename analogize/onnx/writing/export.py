@@ -28,6 +28,7 @@ from analogize.model.module import AnalogModule
 from analogize.model.parts import report_of, unwrapped
 from analogize.onnx.manifest import Arithmetic, Form, Manifest, Promise
 from analogize.onnx.writing.assemble import assemble
+from analogize.onnx.writing.axes import DynamicAxes
 from analogize.onnx.writing.plan import NoiseKind, plan_regions
 from analogize.onnx.writing.storage import WeightStorage, code_widths
 from analogize.onnx.writing.trace import trace
@@ -77,6 +78,7 @@ def export_onnx(
     external_above: int = EXTERNAL_ABOVE,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    dynamic_axes: DynamicAxes | None = None,
 ) -> Exported:
     """Write ``model`` as ONNX with its analog regions annotated.
 
@@ -109,6 +111,9 @@ def export_onnx(
             with keys and positions of nested ones behind an underscore.
         output_names: names of its outputs; by default the keys or fields of what the model returns,
             or ``output``, or ``output_0`` and so on.
+        dynamic_axes: further free dimensions, by the model's own argument (with keys and positions
+            as above) and axis, each with a name: ``{"input_ids": {1: "sequence"}}`` runs at any
+            length. Axes of one name have one size.
 
     Returns:
         What was written.
@@ -144,6 +149,7 @@ def export_onnx(
         operators,
         call,
         dynamic_batch=dynamic_batch,
+        dynamic_axes=dynamic_axes,
         opset=opset,
         exact_batchnorm=exact_batchnorm,
         input_names=input_names,

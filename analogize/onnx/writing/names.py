@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten_with_path, tree_unflatten
+from torch.utils._pytree import (
+    TreeSpec,
+    tree_flatten_with_path,
+    tree_map_with_path,
+    tree_unflatten,
+)
 
 from analogize.errors import ExportError
 from analogize.model.calls import Call
@@ -34,16 +39,52 @@ def in_order(module: nn.Module, call: Call) -> Call:
 
 def argument_names(module: nn.Module, call: Call) -> list[str]:
     """A name for every tensor of ``call``, in the order in which it is flattened."""
-    parameters = inspect.signature(module.forward).parameters.values()
+    return [name for name, _ in named_tensors(module, call)]
+
+
+def named_tensors(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
+    """Every tensor of ``call`` with its name, likewise."""
+    given = [*zip(_positions(module, call), call.args, strict=False), *call.kwargs.items()]
+    return [found for start, value in given for found in _tensors(start, value)]
+
+
+def mapped(
+    module: nn.Module,
+    call: Call,
+    function: Callable[[str, Tensor], Any],
+    other: Callable[[Any], Any] = lambda leaf: leaf,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of ``call`` with ``function`` of each tensor and its name in its place.
+
+    Args:
+        module: what is called.
+        call: its arguments.
+        function: of a name and a tensor.
+        other: what stands for each leaf that is no tensor.
+    """
+
+    def changed(start: str, value: Any) -> Any:
+        def leaf(path: Sequence[Any], found: Any) -> Any:
+            is_tensor = isinstance(found, Tensor)
+            return function(_joined(start, path), found) if is_tensor else other(found)
+
+        return tree_map_with_path(leaf, value)
+
+    starts = _positions(module, call)
+    args = tuple(changed(start, value) for start, value in zip(starts, call.args, strict=False))
+    return args, {name: changed(name, value) for name, value in call.kwargs.items()}
+
+
+def _positions(module: nn.Module, call: Call) -> list[str]:
+    """The names of the positional arguments."""
     positional: list[str] = []
-    for parameter in parameters:
+    for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             rest = len(call.args) - len(positional)
             positional += [f"{parameter.name}_{k}" for k in range(rest)]
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             positional.append(parameter.name)
-    given = [*zip(positional, call.args, strict=False), *call.kwargs.items()]
-    return [name for start, value in given for name, _ in _tensors(start, value)]
+    return positional
 
 
 def output_names(spec: TreeSpec | None, count: int) -> list[str]:
@@ -94,14 +135,6 @@ def name_interface(
     for value in _values(graph):
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(d, dimensions) for d in value.shape])
-
-
-def batch_symbol(inputs: Sequence[ir.Value]) -> Iterator[str]:
-    """The exporter's symbols of the inputs' first dimensions."""
-    for value in inputs:
-        first = value.shape[0] if value.shape is not None and value.shape.rank() else None
-        if isinstance(first, ir.SymbolicDim) and first.value is not None:
-            yield first.value
 
 
 def distinct(names: Sequence[str], taken: Sequence[str]) -> list[str]:

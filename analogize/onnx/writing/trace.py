@@ -6,24 +6,24 @@ region's number and nothing else, so that no copy of them is made.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analogize.crossbar.ops import AnalogOp
 from analogize.errors import ExportError
 from analogize.model.calls import Call
 from analogize.model.counting import eval_mode
 from analogize.model.module import AnalogModule, DigitalProduct
-from analogize.onnx.writing import names
+from analogize.onnx.writing import axes, names
+from analogize.onnx.writing.axes import DynamicAxes
 from analogize.onnx.writing.kept import prepared
 from analogize.onnx.writing.prepare import prepare_graph
 
@@ -51,6 +51,7 @@ def trace(
     dynamic_batch: bool,
     opset: int,
     exact_batchnorm: bool,
+    dynamic_axes: DynamicAxes | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> Traced:
@@ -61,33 +62,35 @@ def trace(
         operators: its analog operators; placeholders know them by their position.
         call: example inputs.
         dynamic_batch: leave the first dimension of every input free.
+        dynamic_axes: further free dimensions, as in ``export_onnx``.
         opset: the ONNX opset.
         exact_batchnorm: spell out BatchNorm with one rounding, as torch computes it.
         input_names: of the graph's inputs; the model's own by default.
         output_names: of its outputs, likewise.
 
     Raises:
-        ExportError: torch cannot export the model, or not with a dynamic batch.
+        ExportError: torch cannot export the model, or not with free dimensions.
     """
     numbers = {op: number for number, op in enumerate(operators)}
     call = names.in_order(module, call)
+    free = axes.free_axes(module, call, dynamic_batch, dynamic_axes or {})
     with eval_mode(module), torch.no_grad():
         if isinstance(module, AnalogModule):
             ready = prepare_graph(module, numbers, exact_batchnorm)
-            program = _export(ready.module, call, dynamic_batch, opset)
+            program = _export(ready.module, call, free, opset)
         else:
             with prepared(module, numbers, exact_batchnorm) as ready:
-                program = _export(ready.module, call, dynamic_batch, opset)
+                program = _export(ready.module, call, free, opset)
     ends = program.model.graph.inputs, program.model.graph.outputs
+    own = names.argument_names(module, call)
     if input_names is None:
-        own = names.argument_names(module, call)
         # What torch makes of further arguments, numbers for example, keeps torch's names.
         input_names = own if len(own) == len(ends[0]) else [v.name or "" for v in ends[0]]
     given = list(input_names)
     if output_names is None:
         structure = program.exported_program.module_call_graph[0].signature.out_spec
         output_names = names.distinct(names.output_names(structure, len(ends[1])), given)
-    symbols = dict.fromkeys(names.batch_symbol(ends[0]), "batch") if dynamic_batch else {}
+    symbols = axes.symbols(ends[0], own, free)
     names.name_interface(program.model, given, list(output_names), symbols)
     return Traced(program.model, ready.scopes, ready.paths)
 
@@ -106,14 +109,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _export(module: nn.Module, call: Call, dynamic_batch: bool, opset: int) -> Any:
+def _export(module: nn.Module, call: Call, free: axes.Free, opset: int) -> Any:
     args, kwargs, shapes = call.args, dict(call.kwargs), None
-    if dynamic_batch:
-        # torch.export takes a dimension of size 1 for a constant.
-        args, kwargs = _two_rows(args), _two_rows(kwargs)
-        batch = torch.export.Dim("batch", min=1)
-        named = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        shapes = _dynamic(dict(named), batch)
+    if any(free.values()):
+        (args, kwargs), shapes = axes.made_free(module, call, free)
     try:
         with _quiet():
             return torch.onnx.export(
@@ -126,10 +125,10 @@ def _export(module: nn.Module, call: Call, dynamic_batch: bool, opset: int) -> A
                 verbose=False,
             )
     except Exception as error:
-        raise _refusal(error, dynamic_batch) from error
+        raise _refusal(error, free) from error
 
 
-def _refusal(error: BaseException, dynamic_batch: bool) -> ExportError:
+def _refusal(error: BaseException, free: axes.Free) -> ExportError:
     """What torch's exporter failed at, which it says in the causes of what it raises."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None:
@@ -137,30 +136,13 @@ def _refusal(error: BaseException, dynamic_batch: bool) -> ExportError:
     ours = next((c for c in causes if isinstance(c, ExportError)), None)
     if ours is not None:
         return ours
-    hint = "; if its code fixes the batch size, use dynamic_batch=False" if dynamic_batch else ""
+    found = {name for sizes in free.values() for name in sizes.values()}
+    hint = "; if its code fixes the batch size, use dynamic_batch=False" if found else ""
+    if found - {axes.BATCH}:
+        hint += f", and leave out of dynamic_axes what it fixes ({', '.join(sorted(found))})"
     return ExportError(f"torch cannot export the model: {_first_line(causes[-1])}{hint}")
 
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
-
-
-def _two_rows(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == 1:
-        return torch.cat([value, value])
-    if isinstance(value, Mapping):
-        return {k: _two_rows(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_two_rows(v) for v in value)
-    return value
-
-
-def _dynamic(value: Any, batch: Any) -> Any:
-    if isinstance(value, Tensor):
-        return {0: batch} if value.ndim else None
-    if isinstance(value, Mapping):
-        return {k: _dynamic(v, batch) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_dynamic(v, batch) for v in value)
-    return None
