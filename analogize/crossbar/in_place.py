@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from analogize.crossbar.signature import from_tensor
 from analogize.crossbar.stale import tell_of_new_weights
 from analogize.errors import OffloadError, SavingError
 from analogize.model.offloading import WAY_OUT
+from analogize.model.one_pass import running_pass
 
 if TYPE_CHECKING:
     from analogize.crossbar.ops import AnalogOp
@@ -29,7 +32,7 @@ def require_in_place(op: AnalogOp, x: Tensor, weight: Tensor) -> None:
     """
     if weight.is_meta and not x.is_meta:
         raise OffloadError(f"region '{op.region.name}': its weight is offloaded: {WAY_OUT}")
-    if not op.training:
+    if not op.training and not _is_seen(op, weight):
         tell_of_new_weights(op, weight)
     _put_back(op, x)
     if all(a is b for a, b in zip(buffers_of(op), op.laid, strict=True)):
@@ -63,3 +66,16 @@ def _put_back(op: AnalogOp, x: Tensor) -> None:
             there = kept.detach().to(x.device)
             kept = nn.Parameter(there, kept.requires_grad) if learned else there
         part.range = kept
+
+
+def _is_seen(op: AnalogOp, weight: Tensor) -> bool:
+    """Whether this pass used ``weight`` before, as a recurrent layer's later steps do."""
+    this = running_pass()
+    if this is None or this.is_over:
+        return False
+    found: Callable[[], Tensor | None] | None = this.kept.get(op)
+    if found is not None and found() is weight:
+        return True
+    # A weight that is offloaded between calls must not be held.
+    this.kept[op] = ref(weight)
+    return False

@@ -31,31 +31,40 @@ class Stream:
         self.seen = 0
         self.smallest, self.largest = float("inf"), float("-inf")
         self._held: Tensor | None = None
+        self._filled = 0
         self._counts: Tensor | None = None
 
     def add(self, values: Tensor) -> None:
         """Take in one tensor of any shape.
 
         Raises:
-            CalibrationError: it holds NaN or infinite values.
+            CalibrationError: NaN or infinite values were taken in, by this call or one before.
         """
         flat = values.detach().flatten()
-        if not flat.numel():
+        count = flat.numel()
+        if not count:
             return
-        held = 0 if self._counts is not None else self.seen
-        self.seen += flat.numel()
-        if self._counts is None and self.seen <= _EXACT:
-            # A buffer, not a list: a recurrent layer adds a few values thousands of times.
-            if self._held is None:
-                self._held = torch.empty(_EXACT, device=flat.device)
-            self._held[held : self.seen] = flat
+        self.seen += count
+        # A buffer, not a list: a recurrent layer adds a few values thousands of times, and each
+        # counting takes as long as that of a full one.
+        if self._held is None:
+            self._held = torch.empty(_EXACT, device=flat.device)
+        if self._filled + count > _EXACT:
+            self._empty()
+        if count > _EXACT:
+            self._count(flat)
             return
+        self._held[self._filled : self._filled + count] = flat
+        self._filled += count
+
+    def _empty(self) -> None:
+        """Count what is held."""
+        assert self._held is not None
         if self._counts is None:
-            self._counts = torch.zeros(_CODES, dtype=torch.long, device=flat.device)
-            if self._held is not None:
-                self._count(self._held[:held])
-                self._held = None
-        self._count(flat)
+            self._counts = torch.zeros(_CODES, dtype=torch.long, device=self._held.device)
+        if self._filled:
+            self._count(self._held[: self._filled])
+        self._filled = 0
 
     def _count(self, flat: Tensor) -> None:
         assert self._counts is not None
@@ -81,6 +90,7 @@ class Stream:
                 self._extend(held)
             ordered = held.cpu().sort().values
             return ordered, torch.ones(len(ordered), dtype=torch.long)
+        self._empty()
         codes = self._counts.nonzero().flatten()
         counts = self._counts[codes].cpu()
         values = (codes.cpu() - _CODES // 2).to(torch.int16).view(torch.bfloat16).float()

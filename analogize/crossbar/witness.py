@@ -6,10 +6,11 @@ its place: CRC-32 on the CPU; on an accelerator, with the lanes v of a row and o
 
     h_i = sum_j v_ij b_j  mod 2^64
 
-of rows of 4096 lanes. It costs one reading of the weights a forward pass, little beside a product
-with many inputs. Where a large array meets few inputs (a language model, token by token), it would
-double the traffic of memory; there, contents that no counter reports as written to are read a part
-at a time.
+of rows of 4096 lanes. It costs one reading of the weights a forward pass (an array that is used
+again in it, as by a recurrent layer's steps, is not read again, unless a counter tells of a write),
+little beside a product with many inputs. Where a large array meets few inputs (a language model,
+token by token), it would double the traffic of memory; there, contents that no counter reports as
+written to are read a part at a time.
 """
 
 from __future__ import annotations
@@ -76,6 +77,23 @@ class Witness:
                 return found
         self._seen = counters
         return None
+
+    @property
+    def seen(self) -> tuple[tuple[int, int], ...] | None:
+        """The counters of what was compared last; None where there are none."""
+        return self._seen
+
+    def is_seen(self, seen: object, weight: Tensor, stored: StoredWeight) -> bool:
+        """Whether no counter tells of a write since ``seen``.
+
+        Args:
+            seen: the counters of an earlier comparison, or None.
+            weight: the weight that is about to be used.
+            stored: where it comes from.
+        """
+        if seen is None or self._cast is not None:
+            return False
+        return seen == _counters(self._deciding(weight, stored))
 
     def _deciding(self, weight: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
         tensors: Sequence[Tensor] = stored.sources() if self._computed else (weight,)

@@ -18,6 +18,7 @@ from analogize import Target, analogize, noise_mode
 from analogize.crossbar.fitting import fit, squared_error
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.stream import Columns, Stream
+from analogize.errors import CalibrationError
 from analogize.product import BatchedLinear, Convolution, Linear, columns
 from analogize.targets import spec
 
@@ -67,6 +68,24 @@ def test_short_streams_follow_numpy(
     data = values(seed, count)
     found = fit(rule, *streamed(data, parts).values(), 8, "affine")
     np.testing.assert_allclose(found, reference(rule, data), rtol=1e-5, atol=1e-6)
+
+
+def test_many_small_parts_are_counted_as_few_large_ones() -> None:
+    data = values(3, 200_000, tail=3.0)
+    whole, parts = streamed(data, 1), streamed(data, 4000)
+    for one, other in zip(whole.values(), parts.values(), strict=True):
+        assert torch.equal(one, other)
+    assert (whole.smallest, whole.largest) == (parts.smallest, parts.largest)
+    assert parts.is_rounded
+    # Whatever is added after a look counts too.
+    parts.add(torch.full((3,), 2.0**20))
+    found, counts = parts.values()
+    assert float(found[-1]) == 2.0**20
+    assert int(counts[-1]) == 3
+    bad = streamed(data, 4000)
+    bad.add(torch.tensor([float("nan")]))
+    with pytest.raises(CalibrationError, match="NaN or infinite"):
+        bad.values()
 
 
 @pytest.mark.parametrize("rule", RULES[:-1])

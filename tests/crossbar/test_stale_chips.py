@@ -422,3 +422,38 @@ def test_compiled_code_notices_changed_weights(outer: bool, backend: str) -> Non
         compiled(X)
         with pytest.raises(ChipError, match="weights changed"):
             torch.compile(other, backend="eager")(X)
+
+
+def test_an_array_that_a_pass_uses_again_tells_of_counted_writes_in_between() -> None:
+    model = tied()
+    analog = analogize(model, TARGET, example_inputs=X).eval()
+    program(analog, 0)
+    expected = analog(X)
+    spoiled = False
+
+    def spoil(module: nn.Module, args: Any, y: Tensor) -> None:
+        if spoiled:
+            with torch.no_grad():
+                next(analog.parameters()).mul_(1.5)
+
+    analog[1].register_forward_hook(spoil)  # type: ignore[index]
+    assert torch.equal(analog(X), expected)
+    spoiled = True
+    with pytest.raises(ChipError, match="in their values"):
+        analog(X)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layers_chip_is_of_its_weights(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, 8)
+    analog = analogize(kind(8, 5, batch_first=True).eval(), TARGET, example_inputs=x).eval()
+    program(analog, 0)
+    expected = analog(x)[0]
+    assert torch.equal(analog(x)[0], expected)
+    # What no counter tells of, before the next pass.
+    analog.weight_hh_l0.data.mul_(1.5)  # type: ignore[operator, union-attr]
+    with pytest.raises(ChipError, match="in their values"):
+        analog(x)
+    program(analog, 0)
+    assert not torch.equal(analog(x)[0], expected)
