@@ -72,6 +72,15 @@ def test_arrays_of_a_size_convert_their_own_sums_and_others_say_that_none_is_kno
     assert size is not None or "tile" in text or "size of the array" in text
 
 
+@pytest.mark.parametrize("name", names())
+def test_devices_with_converters_say_what_their_source_does_for_transformers(name: str) -> None:
+    target = load_target(name)
+    if target.technology == "generic" or target.adc.bits is None or name == "isaac":
+        return
+    text = " ".join(source.text for source in sources(name))
+    assert "Transformers" in text or "Analog Foundation Models" in text
+
+
 def test_ideal_does_nothing() -> None:
     ideal = load_target("ideal")
 
