@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from analogize.devices.reading import CellNoise, disturbance
+from analogize import analogize
+from analogize.crossbar.ops import operators
+from analogize.devices.reading import CellNoise, disturbance, squared_norm
 from analogize.product import Linear
 from analogize.targets.conductance import Conductance
 from analogize.targets.curve import Polynomial
@@ -17,17 +20,17 @@ CURVE = Polynomial(coefficients=(0.3, 0.5), reference=25.0)
 
 def cells(pairs: int) -> CellNoise:
     mapping = Conductance(g_min=1.0, g_max=26.0, pairs=pairs)
-    return CellNoise(((CURVE, 1.0),), mapping, 50.0)
+    return CellNoise(((CURVE, 1.0),), mapping, 75.0)
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 5])
 def test_pairs_average(pairs: int) -> None:
     """With n pairs each holds the weight, and their mean deviates by a share of 1 / sqrt(n)."""
     weights = torch.tensor([0.0, 10.0, -50.0])
-    # 2 weight units a microsiemens: devices at g_min + |w| / 2, and at g_min.
-    held, off = 1.0 + weights.abs() / 2, torch.tensor(1.0)
+    # 3 weight units a microsiemens: devices at g_min + |w| / 3, and at g_min.
+    held, off = 1.0 + weights.abs() / 3, torch.tensor(1.0)
     sigma = [0.3 + 0.5 * g / 25.0 for g in (held, off)]
-    expected = (sigma[0] ** 2 + sigma[1] ** 2) * 2.0**2 / pairs
+    expected = (sigma[0] ** 2 + sigma[1] ** 2) * 3.0**2 / pairs
     assert_close(cells(pairs).variance(weights), expected)
 
 
@@ -69,6 +72,24 @@ def test_one_sigma_is_enough_to_draw(noise: ReadNoise | OutputNoise) -> None:
     acc = torch.zeros(4, 3)
     found(acc, torch.ones(4, 5), torch.ones(3, 5), Linear())
     assert bool((acc != 0).all())
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_norm_behind_every_output_is_that_of_its_inputs(
+    transposed: bool, groups: int, batched: bool
+) -> None:
+    """With every weight 1 a product of squares is the sum of the squares that an output sees."""
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    layer = kind(4, 6, (3, 2), stride=2, groups=groups, bias=False)
+    model = analogize(layer, "ideal", [torch.randn(1, 4, 7, 8)])
+    (op,) = operators(model)
+    x = torch.randn(3, 4, 7, 8) if batched else torch.randn(4, 7, 8)
+    norm = squared_norm(x, layer.weight, op.array.product)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        assert_close(norm.expand_as(layer(x)), layer(x.square()))
 
 
 def test_read_noise_without_conductances_has_no_cells() -> None:
