@@ -142,13 +142,18 @@ def _region(module: fx.GraphModule, nodes: list[fx.Node], index: int) -> Region:
 def _free_path(module: fx.GraphModule, weight: str) -> str:
     """Where the operator goes: beside its weight, under a name nobody uses yet."""
     owner_path, _, name = weight.rpartition(".")
-    owner: nn.Module = module.get_submodule(owner_path)
-    wanted = "analog" if name == "weight" else f"analog_{name}"
+    free = free_name(module.get_submodule(owner_path), name)
+    return f"{owner_path}.{free}" if owner_path else free
+
+
+def free_name(owner: nn.Module, weight: str) -> str:
+    """A name that ``owner`` has not used for the operator of its parameter ``weight``."""
+    wanted = "analog" if weight == "weight" else f"analog_{weight}"
     free, number = wanted, 1
     while hasattr(owner, free):
         number += 1
         free = f"{wanted}_{number}"
-    return f"{owner_path}.{free}" if owner_path else free
+    return free
 
 
 def _replace(graph: fx.Graph, node: fx.Node, path: str) -> None:

@@ -75,6 +75,13 @@ def test_linear_takes_a_vector_of_weights() -> None:
     check_gradients(Linear(), x, w, F.linear(x, w))
 
 
+@pytest.mark.parametrize(("x", "w"), [((2, 3, 5), (2, 4, 5)), ((3, 5), (2, 4, 5))])
+def test_products_side_by_side_agree_with_autograd(x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    """Inputs may be shared by all of them."""
+    inputs, weights = torch.randn(x, requires_grad=True), torch.randn(w, requires_grad=True)
+    check_gradients(BatchedLinear(w[:-2]), inputs, weights, torch.matmul(inputs, weights.mT))
+
+
 @pytest.mark.parametrize(("kind", "shape", "options"), CONVOLUTIONS)
 def test_channel_views_scale_whole_output_channels(
     kind: type[nn.Module], shape: tuple[int, ...], options: dict[str, object]

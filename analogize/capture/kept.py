@@ -30,7 +30,7 @@ from analogize.model.module import DigitalProduct
 from analogize.model.one_pass import one_pass
 from analogize.model.stored import StoredWeight
 from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing, unmappable
-from analogize.passes.lower import Arrays
+from analogize.passes.lower import Arrays, free_name
 from analogize.passes.request import Request
 from analogize.targets.overrides import settings_of
 from analogize.targets.spec import Target
@@ -181,7 +181,7 @@ def _lower(model: nn.Module, sites: list[Site], target: Target) -> list[tuple[Si
     for site, op in made:
         path, _, name = site.weight.rpartition(".")
         owner = model.get_submodule(path)
-        owner.add_module(_free_name(owner, name), op.train(owner.training))
+        owner.add_module(free_name(owner, name), op.train(owner.training))
         site.operator_module = op
         whole = site.part is not None and site.part.key == site.weight
         if site.module is not None:
@@ -203,15 +203,6 @@ def _region(site: Site, weight: Tensor, index: int) -> Region:
         calls=max(site.calls, 1),
         input_shape=site.input_shape,
     )
-
-
-def _free_name(owner: nn.Module, weight: str) -> str:
-    wanted = "analog" if weight == "weight" else f"analog_{weight}"
-    free, number = wanted, 1
-    while hasattr(owner, free):
-        number += 1
-        free = f"{wanted}_{number}"
-    return free
 
 
 def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:

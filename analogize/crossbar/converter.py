@@ -161,8 +161,7 @@ class Converter(FixedRange):
     def bound(self) -> float | None:
         """The largest sum in full-scale inputs times full-scale weights, if that is the range."""
         rule = self.settings.range
-        is_bound = self.bits is not None and isinstance(rule, spec.BoundRange)
-        return rule.bound if is_bound and isinstance(rule, spec.BoundRange) else None
+        return rule.bound if self.bits is not None and isinstance(rule, spec.BoundRange) else None
 
     @property
     def follows_vectors(self) -> bool:

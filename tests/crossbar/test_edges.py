@@ -60,3 +60,20 @@ def test_what_is_no_range_is_refused_and_changes_nothing(
     with pytest.raises(CalibrationError, match="no two different finite values"):
         converter.calibrate(torch.tensor(low), torch.tensor(high))
     assert converter.range.equal(before)
+
+
+def test_a_printed_model_tells_bits_and_ranges(make_target: Callable[..., Target]) -> None:
+    ends = {"kind": "fixed", "min": -1.0, "max": 1.0}
+    target = make_target(dac={"bits": 6, "range": ends}, adc={"bits": None})
+    (op,) = operators(analogize(nn.Linear(2, 2), target))
+    assert op.dac.extra_repr().startswith("6 bits")
+    assert op.adc.extra_repr() == "no bits"
+
+
+def test_a_bound_without_bits_bounds_nothing(make_target: Callable[..., Target]) -> None:
+    target = make_target(adc={"bits": None, "range": {"kind": "bound", "bound": 0.01}})
+    layer, x = nn.Linear(4, 3), torch.randn(5, 4)
+    analog = analogize(nn.Sequential(layer), target, [x])
+    (op,) = operators(analog)
+    assert op.adc.bound is None
+    torch.testing.assert_close(analog(x), layer(x))

@@ -47,6 +47,13 @@ def test_fixed_snr_noise_follows_the_weights() -> None:
     assert deviation.std().item() == pytest.approx(expected, rel=FIVE_SIGMA)
 
 
+def test_fixed_snr_noise_takes_the_weights_for_all_there_are() -> None:
+    """sigma_W is that of the layer's weights, not an estimate from a sample: 1 for -1 and 1."""
+    weights = torch.tensor([-1.0, 1.0])
+    drawn = torch.stack([noise.fixed_snr(weights, ratio=1.0) for _ in range(COUNT // 2)])
+    assert drawn.std().item() == pytest.approx(1.0, rel=FIVE_SIGMA)
+
+
 @given(st.integers(0, 2**62))
 def test_a_generator_decides_the_draw(seed: int) -> None:
     weights = torch.zeros(3, 5)

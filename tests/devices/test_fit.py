@@ -224,6 +224,17 @@ def test_drift_of_devices_that_were_followed(tmp_path: Path) -> None:
     assert sums[1] / sums[0] == pytest.approx(1e4**-0.06, rel=0.05)
 
 
+def test_the_plot_shows_every_level_and_the_fit_over_all_of_them(tmp_path: Path) -> None:
+    fit = fit_programming_noise(write(tmp_path / "m.csv", "target,measured", samples()), 1)
+    above, below = fit.plot().axes
+    fitted = above.lines[[line.get_label() for line in above.lines].index("its fit")]
+    at = fitted.get_xdata()
+    assert (at[0], at[-1]) == (fit.levels[0], fit.levels[-1])
+    assert fitted.get_ydata() == pytest.approx(fit.sigma(at))
+    points = next(line for line in below.lines if len(line.get_xdata()) == len(fit.levels))
+    assert list(points.get_xdata()) == list(fit.levels)
+
+
 def test_relaxation_of_devices_that_were_not_named(tmp_path: Path) -> None:
     path, out = over_time(tmp_path / "m.csv", named=False), tmp_path / "mine.yaml"
     figure = tmp_path / "fit.png"

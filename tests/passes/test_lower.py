@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize import analogize
+from analogize import analogize, program
 from analogize.crossbar.ops import operators
 from analogize.passes import PIPELINE
 from analogize.passes.lower import lower
@@ -52,14 +52,36 @@ def test_calls_with_other_attributes_are_other_regions_of_one_array(check_pass: 
     assert first.product != second.product
 
 
-def test_a_taken_name_is_not_overwritten() -> None:
-    from analogize import analogize
-
+@pytest.mark.parametrize("capture", ["auto", "fx"])
+def test_a_taken_name_is_not_overwritten(capture: Any) -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model[0].analog = nn.ReLU()
-    analog = analogize(model, "ideal")
+    analog = analogize(model, "ideal", capture=capture)
     assert isinstance(analog.get_submodule("0.analog"), nn.ReLU)
     assert isinstance(analog.get_submodule("0.analog_2"), type(operators(analog)[0]))
+
+
+@pytest.mark.parametrize("capture", ["auto", "fx"])
+@pytest.mark.parametrize("dac", [None, 8])
+@pytest.mark.parametrize("adc", [None, 8])
+def test_only_converters_make_an_array_hold_codes(
+    capture: Any, dac: int | None, adc: int | None, make_target: Any
+) -> None:
+    """Without any, sums are in the weights' own units, and nothing is left to rescale."""
+    ends = {"range": {"kind": "percentile", "low": 0.0, "high": 100.0}}
+    target = make_target(
+        weights={"bits": 4, "range": {"kind": "absmax"}},
+        dac={"bits": dac, **ends},
+        adc={"bits": adc, **ends},
+    )
+    layer = nn.Linear(8, 4)
+    analog = analogize(nn.Sequential(layer), target, [torch.randn(16, 8)], capture=capture)
+    program(analog.eval(), 0)
+    (op,) = operators(analog)
+    largest = float(op.array.chip.abs().max())
+    in_weight_units = largest == pytest.approx(float(layer.weight.detach().abs().max()), rel=0.1)
+    assert in_weight_units == (dac is None and adc is None)
+    assert in_weight_units or largest == round(largest)
 
 
 class OneWeightTwoWays(nn.Module):

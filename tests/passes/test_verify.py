@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from analogize.capture.capture import capture
 from analogize.errors import PassError
-from analogize.passes.verify import require_equal
+from analogize.model.calls import Call
+from analogize.passes.request import Request
+from analogize.passes.verify import require_equal, verify
+from analogize.targets import load_target
 
 ONE, TWO = torch.ones(2), torch.full((2,), 2.0)
 
@@ -53,3 +58,19 @@ def test_a_difference_is_named(actual: Any, expected: Any, message: str) -> None
 )
 def test_rounding_and_whole_numbers_pass(actual: Any, expected: Any) -> None:
     require_equal(actual, expected)
+
+
+def test_a_graph_that_became_another_function_is_refused() -> None:
+    """The pass itself: what the caller's example gives is compared with what it gave before."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    module, target = capture(model), load_target("ideal")
+    x = torch.ones(1, 3)
+    wrong = Request(example=Call((x,)), expected=model(x).detach() + 1)
+    right = Request(example=Call((x,)), expected=model(x).detach())
+    module.meta["request"] = wrong
+    with pytest.raises(PassError, match=r"output 0 of the rewritten model differs .* by 1\.0e\+00"):
+        verify(module, target)
+    module.meta["request"] = right
+    assert verify(module, target) == 0
+    module.meta["request"] = Request()
+    assert verify(module, target) == 0
