@@ -93,6 +93,8 @@ def main() -> None:
         again = {words[2] for words in told if words[0] == "SURVIVED"}
     everything = [Mutant(p, k) for p in CORE for k in range(len(list(places(tree(p)))))]
     sample = random.Random(asked.seed).sample(everything, min(asked.count, len(everything)))
+    if again is not None:
+        sample = everything  # places move with every change of a file
     known = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
     end, noticed, survivors, equivalent = time.monotonic() + 60 * asked.minutes, 0, 0, 0
     sound: set[str] = set()
