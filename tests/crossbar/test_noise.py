@@ -33,7 +33,7 @@ def test_noise_follows_each_channels_range() -> None:
 def test_the_level_itself_is_drawn_once_a_call() -> None:
     weights = torch.zeros(2000)
     generator = torch.Generator().manual_seed(1)
-    draws = [noise.gaussian(weights, 0.0, 1.0, 0.1, 0.03, generator) for _ in range(2000)]
+    draws = [noise.gaussian(weights, 0.5, 1.5, 0.1, 0.03, generator) for _ in range(2000)]
     levels = torch.stack(draws).std(dim=1)
     # A level's estimate carries its own sampling error, 0.1 / sqrt(2 * 2000) = 0.0016.
     assert levels.mean().item() == pytest.approx(0.1, abs=5 * 0.03 / 2000**0.5 + 1e-3)

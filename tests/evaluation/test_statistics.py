@@ -189,3 +189,13 @@ def test_given_chips_are_measured_beside_drawn_ones(measured) -> None:
     other = analogize(nn.Sequential(nn.Linear(20, 4)), "reram_milo2021", batches)
     with pytest.raises(ChipError, match="the chip holds the region"):
         evaluate(other, batches, instances=1, progress=False, chips=chips)
+
+
+@pytest.mark.parametrize("chips", [1, 5, 50])
+def test_the_floor_is_what_chips_that_agree_cannot_exclude(chips: int) -> None:
+    """A share p of others, none of them seen with probability (1 - p)^chips = 5 %, one step off."""
+    share = min(0.5, 1 - 0.05 ** (1 / chips))
+    assert (1 - share) ** chips == pytest.approx(0.05) or share == 0.5
+    expected = 0.01 * np.sqrt(share * (1 - share))
+    assert spread_floor(chips, 0.01) == pytest.approx(expected)
+    assert spread_floor(chips, None) == 0

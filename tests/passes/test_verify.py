@@ -39,6 +39,11 @@ class Pair:
         (Pair(ONE, [TWO]), Pair(ONE, [ONE]), "output 1 of the rewritten model differs"),
         (ONE * float("nan"), ONE, "output 0 of the rewritten model differs"),
         (ONE * float("inf"), ONE, "output 0 of the rewritten model differs"),
+        # Each type by its own rounding, with room for sums in another order.
+        (ONE.double() * (1 + 1e-8), ONE.double(), "output 0 of the rewritten model differs"),
+        (ONE * (1 + 1e-3), ONE, "output 0 of the rewritten model differs"),
+        (ONE.half() * 1.05, ONE.half(), "output 0 of the rewritten model differs"),
+        (ONE.bfloat16() * 1.25, ONE.bfloat16(), "output 0 of the rewritten model differs"),
     ],
 )
 def test_a_difference_is_named(actual: Any, expected: Any, message: str) -> None:
@@ -54,6 +59,9 @@ def test_a_difference_is_named(actual: Any, expected: Any, message: str) -> None
         (torch.tensor([1, 2]), torch.tensor([1, 3])),
         # Additions in another order: 2^-23 and little more.
         (ONE * (1 + 1e-6), ONE),
+        (ONE.double() * (1 + 1e-10), ONE.double()),
+        (ONE.half() * (1 + 2**-9), ONE.half()),
+        (ONE.bfloat16() * (1 + 2**-5), ONE.bfloat16()),
     ],
 )
 def test_rounding_and_whole_numbers_pass(actual: Any, expected: Any) -> None:
