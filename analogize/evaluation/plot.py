@@ -128,22 +128,23 @@ def draw_robustness(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     axes.set_xlabel(kinds.pop() if len(kinds) == 1 else _ANY_AXIS)
     _label_values(axes, evaluation.metric)
     axes.grid(alpha=0.3)
-    axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small")
+    _explain(axes)
     return axes
 
 
 def mark(axes: Axes, digital: float | None, own: float | None, target: str) -> None:
     """Draw the digital model's value as a line, and the target's own noise level as another."""
+    # Named in the legend: beside them, a curve, a title or the legend itself may lie.
     if digital is not None:
-        axes.axhline(digital, color="black", linewidth=1, linestyle="--")
-        # Both names stand outside the frame: inside, the legend or a bar may lie over them.
-        across = axes.get_yaxis_transform()
-        axes.text(1.01, digital, "digital", va="center", ha="left", transform=across)
+        axes.axhline(digital, color="black", linewidth=1, linestyle="--", label="digital")
     if own is not None:
-        axes.axvline(own, color="grey", linewidth=1, linestyle=":")
-        up = axes.get_xaxis_transform()
-        text = f"noise of {target}"
-        axes.text(own, 1.01, text, color="grey", va="bottom", ha="center", transform=up)
+        name = f"noise of {target}"
+        axes.axvline(own, color="grey", linewidth=1, linestyle=":", label=name)
+    _explain(axes)
+
+
+def _explain(axes: Axes) -> None:
+    axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small")
 
 
 def _label_values(axes: Axes, metric: str) -> None:
@@ -186,7 +187,7 @@ def draw_over_time(evaluation: _Curve, ax: Axes | None, label: str) -> Axes:
     axes.set_xlabel("time since programming (s)")
     _label_values(axes, evaluation.metric)
     axes.grid(alpha=0.3)
-    axes.legend(title="mean, 95 % interval, ± 1 std", title_fontsize="small")
+    _explain(axes)
     return axes
 
 

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from analogize import analogize
 from analogize.crossbar.ops import operators
-from analogize.devices.reading import CellNoise, disturbance, squared_norm
+from analogize.devices.random import Draws
+from analogize.devices.reading import CellNoise, disturbance, read_once, squared_norm
 from analogize.product import Linear
 from analogize.targets.conductance import Conductance
 from analogize.targets.curve import Polynomial
@@ -72,6 +73,16 @@ def test_one_sigma_is_enough_to_draw(noise: ReadNoise | OutputNoise) -> None:
     acc = torch.zeros(4, 3)
     found(acc, torch.ones(4, 5), torch.ones(3, 5), Linear())
     assert bool((acc != 0).all())
+
+
+def test_a_reading_deviates_as_its_devices_do() -> None:
+    """Of 20,000 readings a deviation is known to 5 / sqrt(40,000), 2.5 %."""
+    weights, one = torch.full((20_000,), 10.0), cells(1)
+    found = read_once(
+        [ReadNoise(sigma=CURVE)], weights, 2.0, one.conductance, one.full, Draws("a"), "reading"
+    )
+    expected = float(one.variance(weights[:1]).sqrt())
+    assert float((found - weights).std()) == pytest.approx(expected, rel=0.025)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
