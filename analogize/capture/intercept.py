@@ -219,13 +219,16 @@ class Interception(TorchFunctionMode):
         if self.watcher is not None:
             operator = PRODUCTS[func].operator
             self.watcher.product(part, product, operator, weight, arguments)
-        op = self.scope.operators.get((part.key, product))
+        op, other = self.scope.operators.get((part.key, product)), None
+        if op is None:
+            # A branch that the example inputs did not take, with another stride or padding.
+            op, other = self.scope.beside(part.key, product), product
         if op is None:
             self._tell(part, product)
             return func(*args, **kwargs)
         if op.is_digital:
             return op.digitally(func, *args, **kwargs)
-        y = op(x, weight, through=part.through) if part.moves else op(x, weight)
+        y = op(x, weight, through=part.through if part.moves else None, product=other)
         return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
 
     def _tell(self, part: Part, product: Product) -> None:

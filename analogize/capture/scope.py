@@ -15,6 +15,7 @@ from analogize.crossbar.ops import AnalogOp
 from analogize.errors import CaptureError
 from analogize.model.expression import Expression
 from analogize.model.module import DigitalProduct
+from analogize.passes.lower import layout
 from analogize.product import Product
 
 
@@ -68,6 +69,13 @@ class Scope:
             path, _, attribute = name.rpartition(".")
             self.owners[name] = root.get_submodule(path), attribute
 
+    def beside(self, key: str, product: Product) -> AnalogOp | None:
+        """An operator whose array can be read as ``product``: it holds that weight, laid so."""
+        for (known, made), op in self.operators.items():
+            if known == key and layout(made) == layout(product):
+                return op
+        return None
+
     def refuse_other_size(self, part: Part, product: Product) -> None:
         """Refuse a product that is known but for the numbers in the way its weight was cut.
 
@@ -80,8 +88,8 @@ class Scope:
             if key == part.key and type(known) is type(product):
                 raise CaptureError(
                     f"the product with '{key}' is {product} here and was {known} on the example "
-                    "inputs; an operator has one stride, padding and dilation. Keep them the same, "
-                    "or name it in digital="
+                    "inputs, which lies in an array in another way. Give example_inputs that lead "
+                    "to both, or name it in digital="
                 )
             if _NUMBER.sub("#", key) == _NUMBER.sub("#", part.key) and type(known) is type(product):
                 raise CaptureError(

@@ -169,18 +169,20 @@ class AnalogOp(nn.Module):
         weight: Tensor,
         output_padding: tuple[int, ...] | None = None,
         through: Callable[[Tensor], Tensor] | None = None,
+        product: Product | None = None,
     ) -> Tensor:
         """The array's output before the bias, in the model's own units.
 
         Shapes: as the digital operator's, without the bias. A transposed convolution called with
         an ``output_size`` passes the ``output_padding`` that makes it. Where ``weight`` is a part
-        of the array, chosen at run time, ``through`` takes the same part of a chip.
+        of the array, chosen at run time, ``through`` takes the same part of a chip. A ``product``
+        that reads the same array in another way, with another stride say, replaces its own.
 
         Raises:
             CalibrationError: a converter has bits and no range.
             ChipError: mode ``"programmed"`` and no valid chip.
         """
-        product = self.product
+        product = self.product if product is None else product
         if output_padding is not None and isinstance(product, Convolution):
             product = replace(product, output_padding=output_padding)
         tiles = self.tiles

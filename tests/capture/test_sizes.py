@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize import analogize, census, regions, summary
+from analogize import analogize, census, program, regions, summary
 from analogize.errors import CaptureError
 from analogize.targets.spec import Target
 
@@ -192,19 +192,39 @@ def test_experts_that_the_example_did_not_choose_are_told() -> None:
 
 
 class Padded(nn.Module):
-    """A padding that the input decides."""
+    """A padding that the input decides, as in a decoder's first and later steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, normal: bool = False, transposed: bool = False) -> None:
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(1, 1, 3))
+        self.normal, self.transposed = normal, transposed
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv1d(x, self.kernel / self.kernel.abs().sum(), padding=len(x) % 2)
+        kernel = self.kernel / self.kernel.abs().sum() if self.normal else self.kernel
+        if self.transposed and len(x) == 2:
+            return F.conv_transpose1d(x, kernel)
+        return F.conv1d(x, kernel, padding=len(x) % 2)
 
 
-def test_other_attributes_of_a_product_are_refused_by_name() -> None:
+@pytest.mark.parametrize("normal", [False, True])
+@pytest.mark.parametrize("target", [noisy(), "pcm_4bit"], ids=["noisy", "pcm_4bit"])
+def test_another_padding_than_the_examples_reads_the_same_array(
+    normal: bool, target: str | Target
+) -> None:
+    """What a padded convolution gives inside is what one without padding gives."""
+    x = torch.randn(3, 1, 9)
+    analog = analogize(Padded(normal), target, [x], example_inputs=x).eval()
+    program(analog, 0)
+    torch.testing.assert_close(analog(x[:2]), analog(x)[:2, :, 1:-1])
+    # On the chip, not on the weights: digitally they would be alike in nothing but the mean.
+    digital = F.conv1d(x[:2], analog.kernel / (analog.kernel.abs().sum() if normal else 1))
+    assert (analog(x[:2]) - digital).abs().max() > 1e-3
+    assert not summary(analog).digital
+
+
+def test_a_product_that_needs_another_array_is_refused_by_name() -> None:
     x = torch.randn(3, 1, 5)
-    analog = analogize(Padded(), noisy(), example_inputs=x)
+    analog = analogize(Padded(normal=True, transposed=True), noisy(), example_inputs=x)
     assert analog(x).shape == (3, 1, 5)
-    with pytest.raises(CaptureError, match=r"padding=\(0,\).* here and was .*padding=\(1,\)"):
+    with pytest.raises(CaptureError, match=r"conv_transpose1d.* here and was .*padding=\(1,\)"):
         analog(x[:2])
