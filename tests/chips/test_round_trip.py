@@ -27,6 +27,14 @@ DRIFT = {
     "nu_mean": {"kind": "polynomial", "coefficients": [0.06]},
     "nu_std": {"kind": "polynomial", "coefficients": [0.01]},
 }
+HEAT = {
+    "model": "temperature",
+    "activation": {"kind": "polynomial", "coefficients": [0.1]},
+    "reference": 300.0,
+    "min": 250.0,
+    "max": 400.0,
+}
+CONVERTERS = {"model": "adc_mismatch", "gain": 0.05, "offset": 1.0}
 FORMS = [".npz", "", *([".h5"] if find_spec("h5py") else [])]
 
 
@@ -80,7 +88,9 @@ def targets(draw: st.DrawFn) -> Target:
         }
         if encoding == "pair" and draw(st.booleans()):
             given["conductance"]["significance"] = [1.0, 3.0][:pairs]
-        noise = [PROGRAMMING, STUCK, DRIFT, *noise]
+        noise = [PROGRAMMING, STUCK, DRIFT, HEAT, *noise]
+    if codes and draw(st.booleans()):
+        noise = [*noise, CONVERTERS]
     if draw(st.booleans()) or sliced:
         size = {"rows": draw(st.integers(1, 40)), "cols": draw(st.integers(1, 40)), "tiling": True}
         given["array"] = size | ({"cell_bits": 2} if sliced else {})
@@ -100,6 +110,8 @@ def test_out_and_in_is_the_same_chip(
     first, second = (analogize(module, target, [x]).eval() for _ in range(2))
     later = target.conductance is not None and seed % 2 == 1
     how: dict[str, Any] = {"drift_time": "1 h", "compensation": "column"} if later else {}
+    if target.conductance is not None and seed % 3 == 0:
+        how["conditions"] = {"temperature": 350.0}
     program(first, seed, **how)
     expected = first(x)
 
