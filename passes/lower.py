@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
+from analogize.crossbar.transposed import TransposedArray, turned
 from analogize.crossbar.weight_range import NoRange
 from analogize.errors import PassError
 from analogize.passes.choice import Declined, Selected
@@ -64,6 +65,7 @@ class Arrays:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._made: dict[tuple[object, object], tuple[WeightArray, Target]] = {}
+        self._weights: list[tuple[Tensor, WeightArray]] = []
 
     def of(
         self, weight: Tensor, product: Product, region: str, source: object
@@ -78,7 +80,13 @@ class Arrays:
         if key not in self._made:
             # In weight units the array needs no rescaling of activations; codes need converters.
             folded = settings.dac.bits is None and settings.adc.bits is None
-            array = WeightArray(weight, product, settings, region, folded)
+            home = self._other_side(weight, product, settings)
+            if home is not None:
+                seen = turned(settings)
+                array: WeightArray = TransposedArray(weight, product, seen, home, folded)
+            else:
+                array = WeightArray(weight, product, settings, region, folded)
+                self._weights.append((weight, array))
             self._made[key] = array, settings
         array, first = self._made[key]
         # Equal but for what is the target's alone.
@@ -89,7 +97,26 @@ class Arrays:
                 f"regions '{array.name}' and '{region}' share one array and need equal settings; "
                 f"name both in the same override of target '{self.target.name}'"
             )
-        return array, settings
+        return array, turned(settings) if isinstance(array, TransposedArray) else settings
+
+    def _other_side(self, weight: Tensor, product: Product, target: Target) -> WeightArray | None:
+        """The array that holds the transpose of ``weight`` and can be read from both sides."""
+        if target.array is None or not target.array.transposable or type(product) is not Linear:
+            return None
+        for other, array in self._weights:
+            if type(array.product) is Linear and _is_transpose(weight, other):
+                return array
+        return None
+
+
+def _is_transpose(weight: Tensor, other: Tensor) -> bool:
+    """Whether both are one matrix in memory, read along its rows and along its columns."""
+    if weight.ndim != 2 or other.ndim != 2 or weight.is_meta or weight.dtype != other.dtype:
+        return False
+    return weight.data_ptr() == other.data_ptr() and (weight.shape, weight.stride()) == (
+        other.shape[::-1],
+        other.stride()[::-1],
+    )
 
 
 def _product(node: fx.Node) -> Product:

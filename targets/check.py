@@ -184,9 +184,24 @@ def check_converters(target: Target) -> None:
                 raise refuse("adc.range.kind", f"it counts in full scales, so give {key}")
 
 
+def _check_sides(target: Target) -> None:
+    """What is one a column is one a row from the other side, which no array can undo."""
+    reason = "columns are rows from the other side; use 'tensor', or transposable: false"
+    if target.weights.granularity != "tensor":
+        raise refuse("weights.granularity", reason)
+    if target.conductance is not None and target.conductance.scale != "tensor":
+        raise refuse("conductance.scale", reason)
+    if target.conductance is not None and target.conductance.encoding != "pair":
+        raise refuse("conductance.encoding", "a reference column has one side; use 'pair'")
+    if target.compensation not in ("none", "global"):
+        raise refuse("compensation", "a factor of one side alone; use 'global' or 'none'")
+
+
 def check_digits(target: Target) -> None:
     """A full range and digits are about integer codes; digits are converted one by one."""
     array, in_codes = target.array, target.dac.bits is not None and target.weights.bits is not None
+    if array is not None and array.transposable:
+        _check_sides(target)
     full = target.adc.range.kind == "full"
     if full and target.adc.bits is not None and not in_codes:
         raise refuse("adc.range.kind", "it counts codes, so give dac.bits and weights.bits")

@@ -174,6 +174,12 @@ class Array(Spec):
         description="true: every tile converts its own partial sums, which are then added "
         "digitally; false: the size only counts tiles, and an ADC converts the whole sum.",
     )
+    transposable: bool = Field(
+        default=False,
+        strict=True,
+        description="true: cells can be read from either side, so a linear product by the "
+        "transpose of a weight that lies on an array uses the same cells.",
+    )
     cell_bits: Bits | None = Field(
         default=None,
         description="Bit slicing: bits of a weight that one pair of cells holds, the rest in "

@@ -72,6 +72,8 @@ def _array(array: Array | None) -> str:
     parts = [f"tiles of {array.rows} x {array.cols}"]
     if array.tiling:
         parts.append("each converts its own sums")
+    if array.transposable:
+        parts.append("read from either side")
     if array.cell_bits is not None:
         parts.append(f"{array.cell_bits} bits a cell")
     if array.input_bits is not None:

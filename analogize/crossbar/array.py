@@ -39,6 +39,7 @@ class WeightArray(HeldWeights):
         conductance: how weights become conductances, or None.
         compensation: how the target corrects drift.
         place: where this array's draws lie in a larger one; ``fresh.arrange`` tells.
+        is_two_sided: whether another product reads its cells from the other side.
         chip: the programmed weights in array units, or None; digits first where cells hold digits.
         correction: what the chip's output is multiplied by digitally, viewed against it, or None;
             with one factor a tile, rows of tiles first.
@@ -61,7 +62,13 @@ class WeightArray(HeldWeights):
         self.keep_unsaved("correction", None)
         self.origin: Drawn | ArrayData | None = None
         self.place: tuple[Any, int] | None = None
+        self.is_two_sided = False
         self.witness: Witness | None = None
+
+    @property
+    def home(self) -> WeightArray:
+        """The array whose cells it reads: itself, but for one that is read from its other side."""
+        return self
 
     @property
     def is_silent(self) -> bool:

@@ -80,7 +80,7 @@ def arrange(ops: Sequence[AnalogOp]) -> None:
     count = 0
     for op in ops:
         size = op.array.shape.numel()
-        if size > LARGEST or id(op.array) in seen:
+        if size > LARGEST or op.array.is_two_sided or id(op.array) in seen:
             continue
         seen.add(id(op.array))
         if group.total + size > TOGETHER:
@@ -108,7 +108,7 @@ def fresh_weights(op: AnalogOp, weight: Tensor) -> Tensor:
         _draw_together(this, array.place[0])
         found = _kept(this, array, weight)
     if found is None:
-        name = this.name_of(array.name, array)
+        name = this.name_of(array.name, array.home)
         found = _draw(array, detached, this.seed, name, _place(array, this))
         if not this.is_over:
             _keep(this, array, weight, found)

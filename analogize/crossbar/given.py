@@ -12,6 +12,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.conductances import Drawn, from_data, to_data, with_defects
 from analogize.crossbar.periphery import describe_reading
+from analogize.crossbar.transposed import TransposedArray
 from analogize.devices.cells import Reading
 from analogize.devices.compensation import viewed
 from analogize.devices.random import Draws
@@ -35,6 +36,10 @@ def give(
     Raises:
         ChipError: its data do not fit the array.
     """
+    if isinstance(array, TransposedArray):
+        with array.turned(weight) as other:
+            give(array.home, other, chip, time, compensation, cycle, name, conditions)
+        return
     data = chip.arrays.get(name)
     if data is None or data.defects is not None:
         assert chip.seed is not None, "checked"

@@ -35,7 +35,9 @@ def read_chip(model: nn.Module, name: str = "") -> Chip:
     if not regions(model):
         raise ChipError(f"{type(model).__name__} has no analog operator, so it has no chip")
     report = report_of(model)
-    unique = {id(found.op.array): found for found in located(model)}
+    # What is read from its other side has no cells of its own.
+    every = [found for found in located(model) if found.op.array.home is found.op.array]
+    unique = {id(found.op.array): found for found in every}
     arrays = {name: _read(op, weight_of(op)) for op, _, name in unique.values()}
     return Chip(arrays, target="" if report is None else report.target, name=name)
 

@@ -293,8 +293,8 @@ def estimate(
     cost, met = first.cost or Cost(), set[int]()
     layers = []
     for name, op in operators:
-        layers.append(_layer(op, name, samples, id(op.array) not in met, op.cost or cost))
-        met.add(id(op.array))
+        layers.append(_layer(op, name, samples, id(op.array.home) not in met, op.cost or cost))
+        met.add(id(op.array.home))
     known = [layer for layer in layers if layer is not None]
     if len(known) < len(layers):
         return None

@@ -55,7 +55,7 @@ def region_rows(ops: Sequence[Located]) -> tuple[RegionRow, ...]:
 
 
 def _row(op: AnalogOp, region: Region, owners: dict[int, str]) -> RegionRow:
-    owner = owners.setdefault(id(op.array), region.name)
+    owner = owners.setdefault(id(op.array.home), region.name)
     tiles, utilization = _tiling(op)
     fill, clipped = _filling(op)
     return RegionRow(
