@@ -93,7 +93,6 @@ class Interception(TorchFunctionMode):
         # tells whether one was written to since; -1 for parameters, whose values do not matter.
         self._alive: dict[int, tuple[Tensor, int]] = {}
         self._repeats = Repeats()
-        self._stored = _Stored(self)
         for name, (owner, attribute) in scope.owners.items():
             self._meet(name, getattr(owner, attribute, None))
 
@@ -144,7 +143,8 @@ class Interception(TorchFunctionMode):
         if (rule := RULES.get(func)) is not None:
             single = self._repeats.without(args)
             if self.watcher is None and func in recurrent.LAYERS:
-                result = rule(self._stored, *single, **kwargs)
+                stored = recurrent.Products(self._is_weight, self._product)
+                result = rule(stored, *single, **kwargs)
             else:
                 with self:
                     result = rule(self._is_weight, *single, **kwargs)
@@ -304,21 +304,6 @@ class Interception(TorchFunctionMode):
         if isinstance(value, list | tuple):
             return type(value)(self._replaced(v) for v in value)
         return value
-
-
-class _Stored:
-    """Which tensors are weights, and products with them, computed past the mode."""
-
-    def __init__(self, mode: Interception) -> None:
-        self._mode = mode
-
-    def __call__(self, value: Any) -> bool:
-        return self._mode._is_weight(value)
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``F.linear``, on an array where the weight has one."""
-        y: Tensor = self._mode._product(F.linear, (x, weight, bias), {})
-        return y
 
 
 class _Nth:

@@ -1,9 +1,9 @@
 """LSTM, GRU and RNN, and their cells, as input and recurrent linear products.
 
 The gates and their order are PyTorch's (the documentation of nn.LSTM and nn.GRU). The input product
-runs once over the whole sequence; the recurrent one once a step, on the same array. Where nobody
-but the products has to be seen, ``stored`` computes them itself (``Interception.linear``), and no
-mode looks at the gates' arithmetic, step by step.
+runs once over the whole sequence; the recurrent one once a step, on the same array. Where products
+alone have to be seen, ``stored`` computes them itself (``Products``), and no mode looks at the
+gates' arithmetic, step by step.
 """
 
 from __future__ import annotations
@@ -56,6 +56,27 @@ _STEPS: dict[str, Step] = {
     "rnn_tanh": _rnn_step(torch.tanh),
     "rnn_relu": _rnn_step(torch.relu),
 }
+
+
+class Products:
+    """Which tensors are weights, and products with them, computed past the mode that runs.
+
+    Args:
+        is_weight: says which tensors are.
+        product: of a function, its positional and its named arguments.
+    """
+
+    def __init__(self, is_weight: Stored, product: Callable[..., Any]) -> None:
+        self._is_weight, self._product = is_weight, product
+
+    def __call__(self, value: Any) -> bool:
+        """Whether ``value`` is a weight."""
+        return self._is_weight(value)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``F.linear``, on an array where the weight has one."""
+        y: Tensor = self._product(F.linear, (x, weight, bias), {})
+        return y
 
 
 class _Weights:

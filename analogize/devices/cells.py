@@ -88,8 +88,8 @@ def simulate(
     layout: Layout | None = None,
 ) -> Tensor:
     """The weights that the cells of an array stand for when read; see ``read_cells``."""
-    read = read_cells(weights, full, conductance, noise, reading, name, layout)
-    return from_cells(read, full, conductance)
+    operands = full, conductance, noise, reading, name, layout
+    return from_cells(read_cells(weights, *operands), full, conductance)
 
 
 def read_cells(
@@ -110,14 +110,12 @@ def read_cells(
         noise: noise models; those that do not act on devices are passed over.
         reading: chip, time and cycle.
         name: of the array, for error messages.
-        layout: where on tiles the weights lie; needed by models of the wires, and by reference
-            columns.
+        layout: where on tiles the weights lie; for wires, neighbours and reference columns.
 
     Raises:
         ChipError: a time or a loss outside a model's range; the message names array and model.
     """
-    g_min, g_max = conductance.g_min, conductance.g_max
-    pair = to_cells(weights, full, conductance)
+    pair, g_min, g_max = to_cells(weights, full, conductance), conductance.g_min, conductance.g_max
     first = pair.expand(2, conductance.pairs, *weights.shape)
     cells, bounded = Cells(pair, first, first, layout, name), conductance.bounded
     for index, model in enumerate(noise):
@@ -142,10 +140,9 @@ def read_cells(
 def _with_reference(cells: Cells) -> Cells:
     """G- of every column of a tile is one and the same device: that of the first column."""
     assert cells.layout is not None, "who encodes by an offset says where weights lie"
-    programmed = one_a_row(cells.layout, cells.programmed)
-    if cells.read is cells.programmed:
-        return cells.program(programmed)
-    return replace(cells, programmed=programmed, read=one_a_row(cells.layout, cells.read))
+    shared = [one_a_row(cells.layout, each) for each in (cells.programmed, cells.read)]
+    changed = cells.read is not cells.programmed  # one tensor until something is read otherwise
+    return replace(cells, programmed=shared[0], read=shared[changed])
 
 
 def _check_time(model: models.NoiseModel, time: float) -> None:
