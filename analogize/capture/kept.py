@@ -20,7 +20,7 @@ from analogize.capture.discover import Discovery, Site, discover
 from analogize.capture.intercept import Interception, running
 from analogize.capture.leaf import leaf_product, own_methods, rewrite_leaf, subclass
 from analogize.capture.scope import Scope
-from analogize.capture.watched import watch
+from analogize.capture.watched import reading, watch
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
 from analogize.crossbar.weight_range import NoRange
@@ -68,6 +68,7 @@ def keep(
         else:
             chosen = isinstance(record, Declined) and record.chosen
             digital.append(DigitalProduct(site.name, site.operator, reason, chosen=chosen))
+    lookups = _lookups(model, choices)
     choices.require_used()
     unreached = [(s.name, s.operator) for s in found.uncalled]
     for name, kind in (*unreached, *((n, "parameter") for n in found.unmet)):
@@ -80,10 +81,11 @@ def keep(
         digital.append(DigitalProduct(site.name, site.operator, reason, chosen=True))
     if request.example is None:
         digital += _held_elsewhere(model, selected)
-        watch(model, [s.module for s in selected if s.module is not None])
     direct = [s for s in selected if s.used is not None]
     if direct:
         _intercept(model, found, direct)
+    layers = [s.module for s in selected if s.module is not None and s.shared_part is None]
+    watch(model, _read_by_nobody(model, found, [*layers, *lookups]))
     log = (f"1 {len(selected) - len(direct)} modules rewritten", f"2 {len(direct)} intercepted")
     return model, digital, log
 
@@ -146,6 +148,25 @@ def _held_elsewhere(model: nn.Module, sites: list[Site]) -> list[DigitalProduct]
 
 
 _REGISTERS = ("_parameters", "_buffers", "_modules")
+
+
+def _lookups(model: nn.Module, choices: Choices) -> list[nn.Module]:
+    """The embeddings that nobody wants digital; models multiply by their weights at their end."""
+    found: list[nn.Module] = []
+    for name, module in model.named_modules():
+        if type(module) is nn.Embedding:
+            weight = f"{name}.weight".lstrip(".")
+            record = choices.decide(Selected(name, "linear", weight), enclosing(model, weight))
+            if not isinstance(record, Declined):
+                found.append(module)
+    return found
+
+
+def _read_by_nobody(model: nn.Module, found: Discovery, layers: list[nn.Module]) -> list[nn.Module]:
+    """Those of ``layers`` whose weight no Python but their own read, as far as is known."""
+    used = {n for s in found.direct if s.used is not None for n in s.used.whole.names}
+    read = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if n in used}
+    return [m for m in layers if id(m._parameters.get("weight")) not in read]
 
 
 def _is_parameter(model: nn.Module, site: Site) -> bool:
@@ -278,7 +299,7 @@ def _intercepted(module: Any, function: Any, args: Any, kwargs: Any) -> Any:
         # Sharding gathers a module's parameters just before its forward.
         run.meet(module, module._analog_names)
         return function(module, *args, **kwargs)
-    with one_pass(module), Interception(scope) as run:
+    with one_pass(module), reading(), Interception(scope) as run:
         # A replica's parameters are not those that the scope knows.
         run.meet(module, module._analog_names)
         with run.announced():

@@ -20,6 +20,7 @@ from analogize.capture.functional import add_bias
 from analogize.capture.scope import RUNNING, paused
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.pretrained import guard, is_guard
+from analogize.errors import CaptureError
 from analogize.passes.functionalize import output_padding_for
 from analogize.product import Convolution, Linear, Product
 
@@ -106,7 +107,27 @@ def layer_methods(original: type[nn.Module]) -> dict[str, Any]:
                 return compute(self, op, args, kwargs)
         return compute(self, op, args, kwargs)
 
-    return {"forward": forward, "_analog_name": "analog"}
+    members = {"forward": forward, "_analog_name": "analog"}
+    if issubclass(original, (*_CONV, *_TRANSPOSED)):
+        members["__setattr__"] = _setter(original)
+    return members
+
+
+# What an operator has taken from its convolution.
+_GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
+
+
+def _setter(original: type[nn.Module]) -> Callable[[Any, str, Any], None]:
+    def put(self: Any, name: str, value: Any) -> None:
+        if name in _GEOMETRY and value != getattr(self, name, value):
+            raise CaptureError(
+                f"'{name}' of this {original.__name__} is {getattr(self, name)!r} on its array, "
+                f"and {value!r} would not be heeded: set it before analogize(), or replace the "
+                "layer"
+            )
+        original.__setattr__(self, name, value)
+
+    return put
 
 
 # Whose classes hold no products of their own.

@@ -1,13 +1,14 @@
 """Weights of analog layers that a model's Python reads itself, where no example showed it.
 
 Whoever reads the weight of a layer and multiplies by it computes digitally, past the operator that
-the layer became. A run of example inputs finds such uses; without one, the layers' weights are
-handed out, while a forward of the model runs, as stand-ins: the weight itself for everything but a
-product with something else than weights, which is refused.
+the layer became. A run of example inputs finds such uses, in the branches that it takes; elsewhere
+the layers' weights are handed out, while a forward of the model runs, as stand-ins: the weight
+itself for everything but a product with something else than weights, which is refused.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,12 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.nn import functional as F
 
+from analogize.capture.first_call import is_looking, looked_at, refusal
 from analogize.capture.leaf import layer_methods, own_methods, subclass
-from analogize.errors import CaptureError
 from analogize.model.one_pass import called_as_one_pass, leave_to_python
 from analogize.passes.signature import PRODUCTS, RULES
+
+logger = logging.getLogger("analogize")
 
 # Whether a forward of a watched model runs, and no operator's own arithmetic in it.
 _READING: ContextVar[bool] = ContextVar("reading", default=False)
@@ -60,16 +64,25 @@ class StandIn(Tensor):
         others: list[Tensor] = []
         real, named = (_without(v, known, others) for v in (args, kwargs))
         if others and (func in PRODUCTS or func in RULES or func is F.multi_head_attention_forward):
-            raise CaptureError(
-                f"the model's Python multiplies by the weight of '{known[0].path}' itself, with "
-                f"{getattr(func, '__name__', func)}, which would run digitally without a word: "
-                "pass example_inputs or calibration data to analogize(), which show such uses, or "
-                "name a layer that is to stay digital in digital="
-            )
+            raise refusal(known[0].path, getattr(func, "__name__", str(func)))
+        if known and func in _TO_PYTHON and known[0].ndim > 1 and is_looking():
+            _tell(known[0].path)
         result = func(*real, **named)
         if others or not known:
             return result
         return _with(result, known[0])
+
+
+# What is computed with their results is out of torch's sight.
+_TO_PYTHON = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
+
+
+def _tell(path: str) -> None:
+    logger.warning(
+        "the model's Python takes the weight of '%s' out of torch: what it multiplies by that is "
+        "digital",
+        path,
+    )
 
 
 def _without(value: Any, known: list[StandIn], others: list[Tensor]) -> Any:
@@ -99,13 +112,14 @@ def _with(result: Any, like: StandIn) -> Any:
 def watch(model: nn.Module, layers: list[nn.Module]) -> None:
     """Watch the weights of ``layers`` in every forward of ``model`` and of what is around them.
 
-    So are those of embeddings, which models multiply by at their end.
+    Args:
+        model: the rewritten model.
+        layers: its layers and embeddings that no known use of their weight passes by.
     """
     mine = {id(layer) for layer in layers}
-    mine |= {id(m) for m in model.modules() if type(m) is nn.Embedding}
     for name, module in list(model.named_modules()):
         if id(module) not in mine:
-            if _only_calls(module):
+            if "_analog_scope" in module.__dict__ or _only_calls(module):
                 continue
             if any(id(inside) in mine for inside in module.modules()):
                 module.__class__ = reading_class(type(module))
@@ -198,6 +212,16 @@ def _unwatching(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
+def reading() -> Iterator[None]:
+    """In the block watched weights are handed out as stand-ins."""
+    token = _READING.set(True)
+    try:
+        yield
+    finally:
+        _READING.reset(token)
+
+
+@contextmanager
 def unwatched() -> Iterator[None]:
     """In the block weights are read as they are."""
     token = _READING.set(False)
@@ -220,9 +244,16 @@ def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or _READING.get():
             return function(self, *args, **kwargs)
+        # No generator of a context's: torch.compile, which passes by here, takes none.
         token = _READING.set(True)
         try:
-            return called_as_one_pass(partial(function, self), self, *args, **kwargs)
+            looks = None
+            if get_eval_frame_callback() is None:
+                looks = looked_at(self, function.__name__, args, kwargs, _READING.get)
+            if looks is None:
+                return called_as_one_pass(partial(function, self), self, *args, **kwargs)
+            with looks:
+                return called_as_one_pass(partial(function, self), self, *args, **kwargs)
         finally:
             _READING.reset(token)
 

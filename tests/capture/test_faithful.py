@@ -346,6 +346,21 @@ def test_a_part_or_a_method_alone_is_as_analog_as_in_the_whole() -> None:
     assert is_analog(lambda: analog.block.out_proj(x))
 
 
+@pytest.mark.parametrize("example", [None, torch.randn(2, 1, 8)])
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
+def test_a_convolution_is_not_deaf_to_its_attributes(kind: Any, example: Any) -> None:
+    """Backbones are often given another stride; an array has one."""
+    model = nn.Sequential(kind(1, 2, 3))
+    analog: Any = analogize(model, "ideal", example_inputs=example)
+
+    for name in ("stride", "dilation", "padding"):
+        with pytest.raises(CaptureError, match=f"'{name}' of this {kind.__name__}"):
+            setattr(analog[0], name, (2,))
+    analog[0].stride, analog[0].note = (1,), "free"
+    analog[0].weight = nn.Parameter(torch.zeros(analog[0].weight.shape))
+    assert float(analog(torch.ones(2, 1, 8)).detach().std(-1).max()) < 1e-6
+
+
 def test_a_replaced_head_is_the_new_one() -> None:
     x = torch.randn(2, 3, WIDTH)
     model, head = Uses().eval(), nn.Linear(WIDTH, 2)

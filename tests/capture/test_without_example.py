@@ -66,6 +66,164 @@ def test_a_product_with_a_layers_weight_is_refused(use: str) -> None:
     assert len(summary(analogize(Reads(USES[use]), TARGET, example_inputs=X)).rows) == 2
 
 
+def scripted(m: Any, x: Tensor) -> Tensor:
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, weight)
+
+    return torch.jit.script(product)(x, m.inner.weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def written_over(m: Any, x: Tensor) -> Tensor:
+    w = torch.empty(4, 4)
+    w.copy_(m.inner.weight)
+    return F.linear(x, w)
+
+
+def another_layer(m: Any, x: Tensor) -> Tensor:
+    other = nn.Linear(4, 4)
+    other.load_state_dict(m.inner.state_dict(), strict=False)
+    return other(x)  # type: ignore[no-any-return]
+
+
+def empty_layer(m: Any, x: Tensor) -> Tensor:
+    other, inside = nn.Linear(4, 4, device="meta"), dict(m.inner.named_parameters())
+    return torch.func.functional_call(other, inside, (x,))
+
+
+# Past the reading of the layer's attribute: from registers, and as copies.
+HIDDEN = {
+    "parameters": lambda m, x: F.linear(x, next(m.inner.parameters())),
+    "parameters of all": lambda m, x: F.linear(x, list(m.parameters())[0]),  # noqa: RUF015
+    "named_parameters": lambda m, x: F.linear(x, dict(m.named_parameters())["inner.weight"]),
+    "a register": lambda m, x: F.linear(x, m.inner._parameters["weight"]),
+    "vars": lambda m, x: F.linear(x, vars(m.inner)["_parameters"]["weight"]),
+    "state_dict": lambda m, x: x @ m.state_dict()["inner.weight"].T,
+    "functional_call": empty_layer,
+    "another layer": another_layer,
+    "a masked weight": lambda m, x: F.linear(x, m.inner.weight * (m.inner.weight > 0)),
+    "a mask": lambda m, x: F.linear(x, m.inner.weight * torch.ones(4, 4)),
+    "written over": written_over,
+    "NumPy and back": lambda m, x: x @ torch.from_numpy(m.inner.weight.detach().numpy()).T,
+    "by hand": lambda m, x: (x[:, None] * m.inner.weight).sum(-1),
+    "an ATen operator": lambda m, x: torch.ops.aten.linear(x, m.inner.weight),
+    "TorchScript": scripted,
+    "sparse": lambda m, x: torch.sparse.mm(m.inner.weight.to_sparse(), x.t()).t(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize("use", HIDDEN)
+def test_a_weight_that_takes_another_way_is_refused(use: str, with_gradients: bool) -> None:
+    analog = analogize(Reads(HIDDEN[use]), TARGET)
+
+    for _ in range(2):  # what was refused is no call that was looked at
+        with (
+            torch.set_grad_enabled(with_gradients),
+            pytest.raises(CaptureError, match=r"weight of 'inner'.*example_inputs"),
+        ):
+            analog(X)
+
+
+class Switched(nn.Module):
+    """Another kind of call, by argument or mode, is looked at as the first one was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, raw: bool = False) -> Tensor:
+        if raw or self.training:
+            return F.linear(x, next(self.inner.parameters()))
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("example", [None, X])
+def test_another_kind_of_call_is_looked_at(example: Any) -> None:
+    analog = analogize(Switched().eval(), TARGET, example_inputs=example)
+    for _ in range(2):
+        analog(X)
+
+    for call in (lambda: analog(X, raw=True), lambda: analog.train()(X)):
+        with pytest.raises(CaptureError, match="weight of 'inner'"):
+            call()
+
+
+class Learns(nn.Module):
+    """Learned queries, norms by power iteration, penalties: no product passes by an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(2, 4))
+        self.positions = nn.Embedding(3, 4)
+        self.query, self.key = nn.Linear(4, 4), parametrizations.spectral_norm(nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.query(self.queries), self.key(x + self.positions(torch.arange(3)))
+        penalty = sum(p.square().sum() for p in self.parameters())
+        gram = (self.query.weight @ self.query.weight.T).trace()
+        out: Tensor = F.softmax(q @ k.T, -1) @ x + 1e-3 * (penalty + gram)
+        return out
+
+
+@pytest.mark.parametrize("example", [None, X])
+def test_products_of_activations_and_of_weights_are_let_alone(example: Any) -> None:
+    model = Learns()
+    analog = analogize(model, TARGET, example_inputs=example)
+
+    for module in (analog, model):
+        module.train()(X).sum().backward()
+        module.eval()
+    with noise_mode(analog, "off"):
+        torch.testing.assert_close(analog(X), model(X))
+
+
+def test_a_weight_taken_to_numpy_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = Reads(lambda m, x: torch.from_numpy(x.numpy() @ m.inner.weight.detach().numpy().T))
+    model.own = nn.Identity()  # type: ignore[assignment]
+
+    with torch.no_grad():
+        analogize(model, TARGET)(X)
+
+    assert "takes the weight of 'inner' out of torch" in caplog.text
+
+
+class Branches(nn.Module):
+    """The example calls ``inner``; with ``raw`` its weight, or the embedding's, is read by hand."""
+
+    def __init__(self, direct: bool) -> None:
+        super().__init__()
+        self.inner, self.embed = nn.Linear(4, 4), nn.Embedding(7, 4)
+        self.own = nn.Parameter(torch.randn(4, 4)) if direct else None
+        self.raw = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.embed(x)
+        y = y if self.own is None else F.linear(y, self.own)
+        layer = getattr(self, self.raw or "inner")
+        return F.linear(y, layer.weight) if self.raw else self.inner(y)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+@pytest.mark.parametrize("layer", ["inner", "embed"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_branch_that_the_example_did_not_take(direct: bool, layer: str, make: Any) -> None:
+    x = torch.tensor([1, 2])
+    analog = make(analogize(Branches(direct), TARGET, example_inputs=x))
+    assert analog.report.capture == ("intercept" if direct else "hierarchical")
+    analog(x)
+
+    analog.raw = layer
+
+    with pytest.raises(CaptureError, match=f"weight of '{layer}'.*example_inputs"):
+        analog(x)
+    digital = to_digital(analog)
+    assert [type(m) for m in digital.children()] == [nn.Linear, nn.Embedding]
+    digital(x)
+
+
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_refuse_it_too(make: Any) -> None:
     model = nn.Sequential(Tied())
