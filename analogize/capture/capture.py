@@ -70,10 +70,12 @@ def capture(model: nn.Module, example: Call | None = None) -> AnalogModule:
     """
     _refuse_hooks(model)
     fixed, kinds = _signature(model, example)
-    graph = trace(model, fixed)
+    graph, noticed = trace(model, fixed)
     _refuse_mode_dependence(model, graph, fixed)
     _restore_signature(graph, fixed, kinds)
-    return AnalogModule.over(model, graph)
+    captured = AnalogModule.over(model, graph)
+    captured.meta["noticed"] = noticed
+    return captured
 
 
 def _refuse_hooks(model: nn.Module) -> None:
@@ -117,7 +119,7 @@ def _refuse_mode_dependence(model: nn.Module, graph: fx.Graph, fixed: dict[str, 
     modes = [(m, m.training) for m in model.modules()]
     try:
         model.train(not model.training)
-        other = trace(model, fixed)
+        other, _ = trace(model, fixed)
     finally:
         for module, training in modes:
             module.training = training

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from analogize.capture.capture import capture as trace
+from analogize.capture.frozen import Frozen
 from analogize.capture.kept import keep
 from analogize.capture.pipeline import run
 from analogize.capture.root import call_as_one_pass
@@ -73,12 +74,15 @@ def rewrite(
     return rewritten
 
 
+_OWN = ("_analog_scope", "_analog_names", "_analog_name", "_analog_path", "_analog_seen")
+
+
 def restore(model: nn.Module) -> None:
     """Undo what a front end did to ``model``'s modules."""
     for module in model.modules():
         if (origin := getattr(type(module), "_analog_origin", None)) is not None:
             module.__class__ = origin()[0]
-        for name in ("_analog_scope", "_analog_names", "_analog_name", "_analog_path"):
+        for name in _OWN:
             module.__dict__.pop(name, None)
         allow_hooks(module)
         for name, child in list(module._modules.items()):
@@ -140,8 +144,11 @@ def _trace_whole(
         for child in module.children():
             if isinstance(child, AnalogOp):
                 child.train(module.training)
-    for name in traversed - _called(graph_module):
+    dissolved = sorted(traversed - _called(graph_module))
+    for name in dissolved:
         refuse_hooks(graph_module.get_submodule(name))
+    frozen = Frozen(graph_module, type(model), dissolved, graph_module.meta["noticed"])
+    graph_module.__dict__["_analog_frozen"] = frozen
     digital = [
         DigitalProduct(d.name, d.operator, d.reason, node.meta.get("macs"), d.chosen)
         for node in graph_module.graph.nodes

@@ -16,6 +16,8 @@ import torch
 from torch.amp import autocast_mode
 from torch.autograd import grad_mode
 
+from analogize.capture.frozen import Noticed
+
 # Contexts, which are Python, by the code that enters them.
 _ENTERED: dict[CodeType, str] = {
     kind.__enter__.__code__: f"runs a part under {name}"
@@ -51,9 +53,9 @@ _ASKED_CODE = {f.__code__: words for f, words in _ASKED.items() if hasattr(f, "_
 
 
 @contextmanager
-def noticing() -> Iterator[list[str]]:
-    """In the block, note what code outside of torch asks or sets of global modes, in words."""
-    noticed: list[str] = []
+def noticing() -> Iterator[Noticed]:
+    """In the block, note what code outside of torch runs, and asks or sets of global modes."""
+    noticed = Noticed()
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
         if event == "c_call":
@@ -61,10 +63,12 @@ def noticing() -> Iterator[list[str]]:
         elif event == "call" and frame.f_back is not None:
             code = frame.f_code
             words, asker = _ENTERED.get(code) or _ASKED_CODE.get(code), frame.f_back
+            if _is_users(frame):
+                noticed.ran(frame)
         else:
             return
         if words is not None and _is_users(asker):
-            noticed.append(words)
+            noticed.words.append(words)
 
     before = sys.getprofile()
     sys.setprofile(profile)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import checkpoint
 
+from analogize.capture.frozen import Noticed
 from analogize.capture.modes import noticing
 from analogize.errors import CaptureError
 from analogize.model.snapshot import Snapshot
@@ -60,8 +61,11 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def trace(model: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
+def trace(model: nn.Module, fixed: dict[str, Any]) -> tuple[fx.Graph, Noticed]:
     """The graph of ``model``'s forward; arguments in ``fixed`` have that value, the others any.
+
+    Returns:
+        The graph, and what its Python read.
 
     Raises:
         CaptureError: it cannot be traced, or does what a graph would not repeat. The model is
@@ -78,14 +82,14 @@ def trace(model: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
             "control flow that depends on tensor values or shapes; move it into a submodule that "
             "holds no weights, or wrap the function with torch.fx.wrap"
         ) from error
-    if noticed:
+    if noticed.words:
         raise CaptureError(
-            f"{type(model).__name__} has no graph of its own: its Python {noticed[0]}, which a "
-            "graph would hold as it was while tracing"
+            f"{type(model).__name__} has no graph of its own: its Python {noticed.words[0]}, "
+            "which a graph would hold as it was while tracing"
         )
     for node in graph.nodes:
         _refuse_effects(model, node)
-    return graph
+    return graph, noticed
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import fx, nn
 
 from analogize.errors import CaptureError, OffloadError
@@ -122,13 +123,31 @@ class AnalogModule(fx.GraphModule):
         return module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph, hooks included, as one pass."""
+        """Run the graph, hooks included, as one pass.
+
+        Raises:
+            CaptureError: what the graph holds as it was is another now.
+        """
+        frozen = self.__dict__.get("_analog_frozen")
+        if frozen is not None and not torch.compiler.is_compiling():
+            frozen.require_unchanged()
         try:
             return called_as_one_pass(super().__call__, self, *args, **kwargs)
         except NotImplementedError as error:
             if any(p.is_meta for p in self.parameters()):
                 raise OffloadError(_GRAPH_OFFLOADED) from error
             raise
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, where the graph does not hold another value of it.
+
+        Raises:
+            CaptureError: it does, and would go on computing with that.
+        """
+        frozen = self.__dict__.get("_analog_frozen")
+        if frozen is not None:
+            frozen.refuse(self, name, value)
+        super().__setattr__(name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Members are state, not arguments: operators among them refer back to this module.
