@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from analogize.errors import TrainingError
 from analogize.evaluation.ranks import is_lost_process
@@ -64,7 +65,8 @@ class Checkpoint(ModelCheckpoint):
             _remove(draft)
         trainer.strategy.barrier()
         try:
-            super()._save_checkpoint(trainer, os.fspath(draft))
+            with _written_in_place(trainer):
+                super()._save_checkpoint(trainer, os.fspath(draft))
             self._last_checkpoint_saved = filepath
             if trainer.is_global_zero:
                 replace(draft, file)
@@ -76,6 +78,25 @@ class Checkpoint(ModelCheckpoint):
                 f"{cause}; the model keeps what it has learned, and the file what it held before"
             ) from cause
         trainer.strategy.barrier()
+
+
+class _InPlace(TorchCheckpointIO):
+    """Writes to the path itself: a draft needs no second one in the system's temporary folder."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        torch.save(checkpoint, path)
+
+
+@contextmanager
+def _written_in_place(trainer: L.Trainer) -> Iterator[None]:
+    """Lightning's own way leaves a file in the temporary folder where it is killed amid writing."""
+    usual = trainer.strategy.checkpoint_io
+    if type(usual) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = _InPlace()
+    try:
+        yield
+    finally:
+        trainer.strategy.checkpoint_io = usual
 
 
 def existing(resume: str | os.PathLike[str]) -> str | None:

@@ -199,3 +199,13 @@ def test_the_floor_is_what_chips_that_agree_cannot_exclude(chips: int) -> None:
     expected = 0.01 * np.sqrt(share * (1 - share))
     assert spread_floor(chips, 0.01) == pytest.approx(expected)
     assert spread_floor(chips, None) == 0
+
+
+def test_the_bounded_interval_of_equal_values_is_known() -> None:
+    """Of n draws of v the lower end is v - (v - least) b, b the quantile of a Beta(1, n)."""
+    b = stats.beta.ppf(0.975, 1, 5)
+    low, high = bounded_interval([0.5] * 5, -1.0, 2.0)
+    # The quantile of 20,000 draws is known to sqrt(0.975 0.025 / 20,000) over the density there.
+    allowed = 5 * 1.5 * np.sqrt(0.975 * 0.025 / 20_000) / stats.beta.pdf(b, 1, 5)
+    assert low == pytest.approx(0.5 - 1.5 * b, abs=allowed)
+    assert high == pytest.approx(0.5 + 1.5 * b, abs=allowed)

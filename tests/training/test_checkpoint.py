@@ -155,3 +155,10 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     file.rename(tmp_path / ".run.ckpt.former")
     assert existing(file) == str(file)
     assert os.listdir(tmp_path) == ["run.ckpt"]
+
+
+def test_nothing_is_written_anywhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed amid writing can leave its draft alone, beside the file."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    run(tmp_path / "run.ckpt")
+    assert os.listdir(tmp_path) == ["run.ckpt"]
