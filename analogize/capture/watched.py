@@ -153,6 +153,7 @@ def watched_class(original: type[nn.Module]) -> type[nn.Module]:
 def lookup_class(original: type[nn.Module]) -> type[nn.Module]:
     """The class of an embedding."""
     members = {"forward": _unwatching(original.forward), "__getattr__": _reader(original)}
+    members["__call__"] = _unwatching(original.__call__)
     return subclass(original, members, lookup_class)
 
 
@@ -197,6 +198,8 @@ def _handed_out(layer: Any, name: str, value: Any) -> Any:
 
 def _layer_methods(original: type[nn.Module]) -> dict[str, Any]:
     methods = layer_methods(original)
+    # Hooks and what replaces a forward, such as accelerate's, read the weights themselves.
+    methods["__call__"] = _unwatching(original.__call__)
     return {**methods, "forward": _unwatching(methods["forward"])}
 
 
