@@ -118,8 +118,10 @@ def watch(model: nn.Module, layers: list[nn.Module]) -> None:
     """
     mine = {id(layer) for layer in layers}
     for name, module in list(model.named_modules()):
+        if "_analog_scope" in module.__dict__:
+            continue  # an interception follows what it reads
         if id(module) not in mine:
-            if "_analog_scope" in module.__dict__ or _only_calls(module):
+            if _only_calls(module):
                 continue
             if any(id(inside) in mine for inside in module.modules()):
                 module.__class__ = reading_class(type(module))

@@ -248,3 +248,26 @@ def test_the_census_leaves_the_model_as_it_is() -> None:
     assert torch.equal(model.seen, torch.ones(3))
     with noise_mode(analogize(model, "ideal", example_inputs=torch.rand(2, 3)), "off"):
         assert torch.equal(model.seen, torch.ones(3))
+
+
+class Positions(nn.Module):
+    """An embedding that looks up what is stored, beside a weight that Python multiplies by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.head = nn.Embedding(8, 4), nn.Linear(4, 2)
+        self.kernel = nn.Parameter(torch.randn(4, 4))
+        self.register_buffer("numbers", torch.arange(8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        placed = x + self.places(self.numbers[: x.shape[1]])
+        y: Tensor = self.head(F.linear(placed, self.kernel))
+        return y
+
+
+def test_an_embedding_of_stored_numbers_stays_an_embedding() -> None:
+    model, x = Positions(), torch.randn(2, 5, 4)
+    analog = analogize(model, "ideal", example_inputs=x)
+    torch.testing.assert_close(analog(x), model(x))
+    torch.testing.assert_close(analog(x[:, :3]), model(x[:, :3]))
+    assert not summary(analog).digital
