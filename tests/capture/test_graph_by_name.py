@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -193,3 +194,28 @@ def test_what_torch_asks_itself_is_no_reason() -> None:
     assert analogize(plain, "ideal", example_inputs=X, capture="fx")(X).shape == (3, 4)
     model = nn.Sequential(nn.Linear(4, 4), nn.TransformerEncoderLayer(4, 2, 8), nn.Dropout())
     analogize(model.eval(), "ideal", example_inputs=X, capture="fx")
+
+
+COLLECTED = 0
+
+
+def test_what_the_garbage_collector_calls_back_is_no_part_of_a_graph() -> None:
+    """Test runners and profilers keep counts in globals of their own."""
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        global COLLECTED
+        COLLECTED += 1
+
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3)
+    threshold = gc.get_threshold()
+    gc.callbacks.append(count)
+    gc.set_threshold(1)
+    try:
+        analog = analogize(model, "ideal", example_inputs=x, capture="fx")
+        assert gc.isenabled()
+        assert COLLECTED > 0
+    finally:
+        gc.callbacks.remove(count)
+        gc.set_threshold(*threshold)
+    globals()["COLLECTED"] = -1
+    torch.testing.assert_close(analog(x), model(x))
