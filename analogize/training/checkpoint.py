@@ -84,6 +84,7 @@ class _InPlace(TorchCheckpointIO):
     """Writes to the path itself: a draft needs no second one in the system's temporary folder."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, path)
 
 

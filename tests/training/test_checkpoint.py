@@ -162,3 +162,8 @@ def test_nothing_is_written_anywhere_else(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     run(tmp_path / "run.ckpt")
     assert os.listdir(tmp_path) == ["run.ckpt"]
+
+
+def test_folders_that_are_not_there_yet_are_made(tmp_path: Path) -> None:
+    run(tmp_path / "runs" / "first" / "run.ckpt")
+    assert os.listdir(tmp_path / "runs" / "first") == ["run.ckpt"]
