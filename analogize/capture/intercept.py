@@ -228,7 +228,8 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)
         if op.is_digital:
             return op.digitally(func, *args, **kwargs)
-        y = op(x, weight, through=part.through if part.moves else None, product=other)
+        how: dict[str, Any] = {"through": part.through} if part.moves else {}
+        y = op(x, weight, **how) if other is None else op(x, weight, **how, product=other)
         return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
 
     def _tell(self, part: Part, product: Product) -> None:

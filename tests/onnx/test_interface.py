@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from analogize import analogize, export_onnx, load_onnx, noise_mode, read_regions
 from analogize.demo.models import DigitsNet
@@ -266,3 +267,22 @@ def test_a_manifest_that_is_none(change: Change, words: str, digits: Any, path: 
     onnx.save(model, path)
     with pytest.raises(ExportError, match=words):
         load_onnx(path)
+
+
+class Padded(nn.Module):
+    """Reads its weight with a padding that the size of the batch decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(1, 1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv1d(x, self.kernel, padding=len(x) % 2)
+
+
+def test_a_product_that_the_example_did_not_show_is_refused(path: Path) -> None:
+    x = torch.randn(3, 1, 9)
+    analog = analogize(Padded(), "pcm_4bit", [x], example_inputs=x).eval()
+    export_onnx(analog, path, x, dynamic_batch=False)
+    with pytest.raises(ExportError, match=r"reads its weight as .*padding=\(0,\).* here"):
+        export_onnx(analog, path, x[:2], dynamic_batch=False)

@@ -23,6 +23,7 @@ from analogize.onnx.writing.placeholder import (
     scale_shift,
 )
 from analogize.onnx.writing.prepare import Prepared
+from analogize.product import Product
 
 
 @contextmanager
@@ -63,7 +64,13 @@ def _stand_in(op: AnalogOp, number: int) -> Callable[..., Tensor]:
         weight: Tensor,
         output_padding: tuple[int, ...] | None = None,
         through: Callable[[Tensor], Tensor] | None = None,
+        product: Product | None = None,
     ) -> Tensor:
+        if product is not None:
+            raise ExportError(
+                f"region '{op.region.name}' reads its weight as {product} here, and as "
+                f"{op.product} on the example inputs of analogize(): give it some that lead here"
+            )
         if through is not None:
             raise ExportError(
                 f"region '{op.region.name}' multiplies by a part of its weight that the input "
