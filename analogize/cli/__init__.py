@@ -62,6 +62,8 @@ class _Group(TyperGroup):
 
 def _lose_output() -> bool:
     """Whether standard output refuses to be written to; it is then given up."""
+    if sys.stdout is None:
+        return False
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()

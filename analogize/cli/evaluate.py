@@ -155,10 +155,8 @@ def evaluate_command(
     loaded = load_target(target, allow_functions=allow_functions)
     if plot is not None:
         check_figure_path(plot)
-    network, state = (
-        build_model(model, model_arg or [], weights, allow_functions).to(place),
-        read_weights(weights),
-    )
+    network = build_model(model, model_arg or [], weights, allow_functions).to(place)
+    state = read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}
     source = load_data(dataset, loader, data, batch_size, calibration_batches, limit, **options)
     analog = rewrite(network, state, loaded, source.example, source.calibration)

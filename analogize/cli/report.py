@@ -107,10 +107,8 @@ def report_command(
     loaded = load_target(target, allow_functions=allow_functions)
     place = parse_device(device)
     levels, times = _levels(eta, loaded), _times(drift_time, loaded)
-    network, state = (
-        build_model(model, model_arg or [], weights, allow_functions).to(place),
-        read_weights(weights),
-    )
+    network = build_model(model, model_arg or [], weights, allow_functions).to(place)
+    state = read_weights(weights)
     options: dict[str, Any] = {"image_size": image_size, "cache": cache, "download": download}
     source = load_data(dataset, loader, data, batch_size, calibration_batches, limit, **options)
     batches = source.test

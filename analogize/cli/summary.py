@@ -82,10 +82,8 @@ def summary_command(
       analogize summary net.py:Net --target my_chip.yaml --loader net.py:batches --csv
     """
     loaded = load_target(target, allow_functions=allow_functions)
-    network, state = (
-        build_model(model, model_arg or [], weights, allow_functions),
-        read_weights(weights),
-    )
+    network = build_model(model, model_arg or [], weights, allow_functions)
+    state = read_weights(weights)
     example: Any = None if not shapes else tuple(map(_example, shapes))
     calibration = None
     if dataset is not None or loader is not None:

@@ -11,7 +11,7 @@ from analogize.errors import EvaluationError
 
 T = TypeVar("T")
 
-# What gloo and NCCL say of a peer that is no more; classes tell only some of it.
+# What gloo and NCCL say of a peer that is no more; no class tells it.
 _LOST = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
     *("Timed out waiting", "remote process exited", "Connection refused"),
@@ -20,8 +20,8 @@ _LOST = (
 
 def is_lost_process(error: BaseException) -> bool:
     """Whether a collective operation failed because another process ended."""
-    lost = isinstance(error, distributed.DistNetworkError)
-    return lost or any(words in str(error) for words in _LOST)
+    # A logger's or a loader's own broken connection is an OSError.
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
 
 
 def _first_line(error: BaseException) -> str:

@@ -39,14 +39,15 @@ def writing(
             yield file
             return
         with drafting(file) as folder:
-            draft = folder / file.name
+            draft = folder / Path(path).name  # a link's own name may choose the format
             yield draft
             os.replace(draft, file)
     except Exception as cause:
         if not isinstance(cause, (OSError, *also)):
             raise
-        reason = (cause.strerror if isinstance(cause, OSError) else None) or cause
-        raise error(
-            f"cannot write {what} to {os.fspath(path)}: {reason}; choose a place where you may "
-            "write and that has room"
-        ) from cause
+        reason = str(cause)
+        if isinstance(cause, OSError):
+            reason = (
+                f"{cause.strerror or cause}; choose a place where you may write and that has room"
+            )
+        raise error(f"cannot write {what} to {os.fspath(path)}: {reason}") from cause

@@ -71,6 +71,8 @@ class Checkpoint(ModelCheckpoint):
             if trainer.is_global_zero:
                 replace(draft, file)
         except (OSError, RuntimeError) as cause:
+            if is_lost_process(cause):
+                raise  # of a sharded model, whose parts nobody can gather any more
             with suppress(OSError):
                 _remove(draft)
             raise TrainingError(

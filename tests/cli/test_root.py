@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -75,3 +76,24 @@ def test_starting_imports_no_heavy_library_but_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("targets", "list", "--json"), ("--version",)])
+def test_output_that_cannot_be_written_is_one_line(
+    arguments: tuple[str, ...], unbuffered: str
+) -> None:
+    """A full disk behind standard output: refused at once, or only when the buffer is emptied."""
+    code = "import sys; from analogize.cli import app; app(sys.argv[1:])"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert done.returncode == 1
+    said = "standard output cannot be written: No space left on device"
+    assert done.stderr.splitlines() == [said]

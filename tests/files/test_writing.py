@@ -142,6 +142,12 @@ def test_links_are_followed_and_devices_are_not_replaced(tmp_path: Path) -> None
         assert real.read_text() == "old"
     assert link.is_symlink()
     assert real.read_text() == "new"
+    named = tmp_path / "plot.png"
+    named.symlink_to(real)
+    with writing(named, "it", ExportError) as draft:
+        draft.write_text("by its name")
+        assert draft.suffix == ".png"
+    assert real.read_text() == "by its name"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     with writing(pipe, "it", ExportError) as draft:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from analogize.evaluation.ranks import is_lost_process
+
 SPAWNED = """
 import torch
 from torch import nn
@@ -94,3 +96,9 @@ def test_a_killed_rank_ends_the_others(tmp_path: Path) -> None:
     last = (tmp_path / "err0").read_text().strip().splitlines()[-1].removeprefix("[rank0]: ")
     assert last.startswith("analogize.errors.TrainingError: another process of the training"), last
     assert "go on from run.ckpt" in last
+
+
+def test_a_broken_connection_of_anything_else_is_no_lost_process() -> None:
+    assert not is_lost_process(ConnectionRefusedError(111, "Connection refused"))
+    assert not is_lost_process(BrokenPipeError(32, "Broken pipe"))
+    assert is_lost_process(RuntimeError("[pair.cc:545] Read error: Connection reset by peer"))
