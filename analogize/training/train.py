@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import logging
 import os
@@ -15,7 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import distributed, nn
 
 from analogize.api import analogize
 from analogize.crossbar.chip import clip_weights
@@ -125,7 +126,7 @@ def distill(
         runner = _trainer(trainer, epochs, [c for c in (average, keeper) if c is not None])
     homes = [(m, device_of(m)) for m in (student, teacher) if m is not None]
     modes = [(m, m.training) for m in student.modules()]
-    with torch.random.fork_rng(), _quiet(), restoring(path, keeper):
+    with torch.random.fork_rng(), _quiet(), _ended_at_exit(), restoring(path, keeper):
         try:
             runner.fit(module.train(), _loader(train), _loader(val), ckpt_path=path)
         finally:
@@ -260,6 +261,31 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         yield
+
+
+@contextmanager
+def _ended_at_exit() -> Iterator[None]:
+    """Have a process group that training begins ended before the interpreter ends.
+
+    The threads of gloo's, still there at the very end, can abort a process that did all its work
+    (https://github.com/pytorch/pytorch/issues/190489); Lightning ends no other group than NCCL's.
+    It cannot end with training: what follows may be evaluated on the same processes.
+    """
+    had = _has_group()
+    try:
+        yield
+    finally:
+        if _has_group() and not had:
+            atexit.register(_end_group)
+
+
+def _has_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _end_group() -> None:
+    if _has_group():
+        distributed.destroy_process_group()
 
 
 def _trainer(given: dict[str, Any], epochs: int, own: list[Callback]) -> L.Trainer:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 SCRIPT = """
-import sys
+import atexit, sys
 import lightning as L, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,6 +18,12 @@ from analogize.crossbar import ops as crossbar_ops
 from analogize.crossbar.ops import operators
 
 out = sys.argv[1]
+
+# Registered before the training's own, hence called after it.
+@atexit.register
+def note_whether_a_group_is_left():
+    with open(f"{out}/left", "a") as file:
+        file.write(f"{torch.distributed.is_initialized()}\\n")
 
 class Record(L.Callback):
     def __init__(self):
@@ -82,3 +88,5 @@ def test_two_processes_stay_in_sync_with_different_data_and_noise(tmp_path: Path
     seen = torch.cat([*first[2][:4], *second[2][:4]])
     assert len(seen.unique(dim=0)) == 64, "the processes did not split the epoch between them"
     assert first[3] == second[3]
+    # A group left to the interpreter's end can abort a process that did all its work.
+    assert (tmp_path / "left").read_text() == "False\n" * 2
