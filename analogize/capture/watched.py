@@ -210,8 +210,12 @@ def _unwatching(function: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or not _READING.get():
             return function(self, *args, **kwargs)
-        with unwatched():
+        # As unwatched() does, without a generator: every layer passes by here.
+        token = _READING.set(False)
+        try:
             return function(self, *args, **kwargs)
+        finally:
+            _READING.reset(token)
 
     return forward
 

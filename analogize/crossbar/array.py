@@ -212,17 +212,18 @@ class WeightArray(HeldWeights):
         Raises:
             ChipError: nothing was programmed, or the weights have changed since.
         """
-        if self.chip is None:
+        chip, witness = self.chip, self.witness
+        if chip is None:
             raise no_chip(self.name)
-        if self.witness is not None and not torch.compiler.is_compiling():
+        if witness is not None and not torch.compiler.is_compiling():
             this = running_pass()
-            if this is None or not self.witness.is_seen(this.kept.get(self), weight, stored):
-                difference = self.witness.difference(weight, stored, inputs)
+            if this is None or not witness.is_seen(this.kept.get(self), weight, stored):
+                difference = witness.difference(weight, stored, inputs)
                 if difference is not None:
                     raise outdated(self.name, difference)
                 if this is not None and not this.is_over:
-                    this.kept[self] = self.witness.seen
-        return self.chip
+                    this.kept[self] = witness.seen
+        return chip
 
     def erase(self) -> None:
         """Forget the programmed chip."""

@@ -46,8 +46,8 @@ def compute(
     """
     if transforms.are_active():
         return _transformed(op, how, x, weight, used, stages, dtypes)
-    asking = (x, weight, *(r for r in ranges if r is not None))
-    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in asking)
+    asking = (x, weight, *ranges) if torch.is_grad_enabled() else ()
+    differentiable = any(t is not None and t.requires_grad for t in asking)
     if not differentiable and isinstance(how, Tiles):
         return tiled.infer(x, used, how, stages, dtypes)
     if not differentiable and not isinstance(how, Tiles):

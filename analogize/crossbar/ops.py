@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from analogize.crossbar.arithmetic import Dtypes, Stages
+from analogize.crossbar.arithmetic import Stages
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.compiled import enter, proven
 from analogize.crossbar.computing import compute
@@ -117,6 +117,8 @@ class AnalogOp(nn.Module):
         self.is_calibrated = has_ranges and not is_pending
         self._learns = dac.learning is not None or adc.learning is not None
         converts = dac.scale is not None or self._stages.y_scale is not None
+        in_codes = dac.scale is not None or array.output_scale is not None
+        self._codes = in_codes, max(dac.bits or 0, array.bits or 0)
         self._is_bare = self.is_calibrated and not converts and not array.clips
 
     def follow(self, *, wholly: bool = False) -> None:
@@ -152,9 +154,13 @@ class AnalogOp(nn.Module):
     @property
     def draws_noise(self) -> bool:
         """Whether its next call draws weights."""
-        array = self.array
-        noisy = self.observer is None and not array.is_silent
-        return noisy and self._effective_mode() == "fresh"
+        draws = self.observer is None and self._effective_mode() == "fresh"
+        return draws and not self.array.is_silent
+
+    @property
+    def proves_weights(self) -> bool:
+        """Whether its next call compares the weights with those that its chip was made from."""
+        return self.array.witness is not None and self._effective_mode() == "programmed"
 
     def digitally(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``function``, the digital operator, on behalf of this one."""
@@ -206,13 +212,14 @@ class AnalogOp(nn.Module):
             y = product.forward(*autocast(x, weight))
             return y if self.side is None else self.side(y, x)
         mode = self._effective_mode()
-        used, dtypes = self._weights(x, weight, mode, through), self._dtypes(x)
+        used = self._weights(x, weight, mode, through)
         if tiles is None:
             used = self.array.whole(used)
         stages = self._stages_in(mode)
         # A chip's converters are what they are.
         ranges = self._learned if mode != "programmed" else Ranges()
-        y = compute(self, tiles or product, x, weight, ranges, used, stages, dtypes)
+        kinds = dtypes(x, *self._codes)
+        y = compute(self, tiles or product, x, weight, ranges, used, stages, kinds)
         if mode == "programmed":
             y = proven(self, self._corrected(y), weight if through is None else None)
         return y if self.side is None else self.side(y, x)
@@ -267,9 +274,10 @@ class AnalogOp(nn.Module):
                     f"region '{self.region.name}' has a programmed chip, which belongs to one set "
                     "of weights, and vmap maps over several; erase(model) first"
                 )
-            groups, rows, _ = self.product.matrix(self.array.shape)
+            array = self.array
+            groups, rows, _ = self.product.matrix(array.shape)
             inputs = x.numel() // max(1, groups * rows)
-            chip = transforms.outside(lambda w: self.array.programmed(w, self.stored, inputs), now)
+            chip = transforms.outside(lambda w: array.programmed(w, self.stored, inputs), now)
             return chip if through is None else through(chip)
         with torch.no_grad():
             if mode == "off":
@@ -299,10 +307,6 @@ class AnalogOp(nn.Module):
                 ]
             )
         return in_units_of_range(self._stages, x, y)
-
-    def _dtypes(self, x: Tensor) -> Dtypes:
-        in_codes = self.dac.scale is not None or self.array.output_scale is not None
-        return dtypes(x, in_codes, max(self.dac.bits or 0, self.array.bits or 0))
 
     def _settle(self, weight: Tensor) -> None:
         """Find the array's range if it waited for weights; refuse to guess any other."""

@@ -96,10 +96,9 @@ class Witness:
         return seen == _counters(self._deciding(weight, stored))
 
     def _deciding(self, weight: Tensor, stored: StoredWeight) -> tuple[Tensor, ...]:
-        tensors: Sequence[Tensor] = stored.sources() if self._computed else (weight,)
-        # Only what lies in memory has contents, not what transforms of torch.func wrap around it.
-        held = [(t, plain(t)) for t in tensors]
-        return tuple(whole(t if found is None else found).detach() for t, found in held)
+        if not self._computed:
+            return (_in_memory(weight),)
+        return tuple(map(_in_memory, stored.sources()))
 
     def _next(self) -> int:
         self._turn = (self._turn + 1) % _PARTS
@@ -110,28 +109,35 @@ class Witness:
         return {**self.__dict__, "_seen": None}
 
 
+def _in_memory(tensor: Tensor) -> Tensor:
+    """What has contents, not what transforms of torch.func wrap around it."""
+    found = plain(tensor)
+    return whole(tensor if found is None else found).detach()
+
+
 class _Contents:
     """Form and checksums of one tensor, which moving it between devices does not change."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.form = tensor.shape, tensor.dtype
-        self.checksums = [_crc(part) for part in self._parts(tensor)]
+        self.checksums = _checksums(tensor)
         # Of accelerators, once the first check there has shown the same contents.
         self._sums: dict[torch.device, Tensor] = {}
 
     def difference(self, tensor: Tensor, part: int | None) -> str | None:
         """How ``tensor`` differs, None if not at all; only one part of a large one is read."""
         shape, dtype = self.form
-        if (tensor.shape, tensor.dtype) != self.form:
+        if tensor.shape != shape or tensor.dtype != dtype:
             return f"from {dtype} {tuple(shape)} to {tensor.dtype} {tuple(tensor.shape)}"
         return None if self._is_same(tensor, part) else "in their values"
 
     def _is_same(self, tensor: Tensor, part: int | None) -> bool:
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return self._is_same_elsewhere(tensor, part)
-        parts = self._parts(tensor)
-        chosen = range(len(parts)) if part is None else {part % len(parts)}
-        return all(_crc(parts[n]) == self.checksums[n] for n in chosen)
+        if part is None:
+            return _checksums(tensor) == self.checksums
+        part %= len(self.checksums)
+        return _checksums(tensor, part) == self.checksums[part : part + 1]
 
     def _is_same_elsewhere(self, tensor: Tensor, part: int | None) -> bool:
         known = self._sums.get(tensor.device)
@@ -144,23 +150,28 @@ class _Contents:
         rows = slice(part, None, _PARTS) if one else slice(None)
         return torch.equal(known[rows], _sums(tensor, rows))
 
-    def _parts(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        raw = tensor.contiguous().view(-1).view(torch.uint8)
-        return (raw,) if raw.numel() <= _LARGE else raw.chunk(_PARTS)
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sums": {}}
 
 
-def _crc(raw: Tensor) -> int:
-    """The checksum of bytes, which are not copied: no operator of torch runs.
+def _checksums(tensor: Tensor, part: int | None = None) -> list[int]:
+    """Checksums of all parts of a tensor's bytes, or of one; a small tensor is one part.
 
-    NumPy would pin the memory, which sharding could then no longer free.
+    Bytes that lie in a row are not copied, and no operator of torch runs; NumPy would pin the
+    memory, which sharding could then no longer free.
     """
-    raw = raw.cpu()
-    return zlib.crc32(
-        (ctypes.c_ubyte * raw.numel()).from_address(raw.data_ptr()) if len(raw) else b""
-    )
+    held = tensor.cpu().contiguous()
+    start, size = held.data_ptr(), held.nbytes
+    length = size if size <= _LARGE else -(-size // _PARTS)
+    if part is not None:
+        chosen = [part * length]
+    else:
+        chosen = [0] if length == size else list(range(0, size, length))
+    return [_crc(start + first, min(length, size - first)) for first in chosen]
+
+
+def _crc(start: int, size: int) -> int:
+    return zlib.crc32((ctypes.c_ubyte * size).from_address(start) if size else b"")
 
 
 def _counters(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...] | None:

@@ -125,10 +125,22 @@ def begin(model: nn.Module | None = None) -> Token[Pass | None] | None:
     if _running.get() is not None or (again is not None and not again.is_of(model)):
         return None  # a part of the pass that is running, or of one that runs again
     this = Pass(model)
-    if model is not None and any(getattr(m, "draws_noise", False) for m in model.modules()):
+    if model is not None and _draws_noise(model):
         # Now, and not inside a checkpoint, which would find the generator advanced the second time.
         _ = this.seed
     return _running.set(this)
+
+
+def _draws_noise(model: nn.Module) -> bool:
+    """Whether a module within it says so, looked for past ``modules()``: every pass asks."""
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if not hasattr(type(module), "draws_noise"):
+            waiting += [m for m in module._modules.values() if m is not None]
+        elif module.draws_noise:
+            return True
+    return False
 
 
 def end(opened: Token[Pass | None] | None) -> None:
