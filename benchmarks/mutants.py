@@ -40,7 +40,7 @@ CORE = {
     "analogize/crossbar/converter.py": [
         *("crossbar/test_edges.py", "crossbar/test_ranges.py", "crossbar/test_calibrate.py"),
         *("crossbar/test_learned.py", "crossbar/test_waiting.py", "crossbar/test_ops.py"),
-        "capture/test_meta.py",
+        *("crossbar/test_tiled.py", "crossbar/test_loading.py", "capture/test_meta.py"),
     ],
     "analogize/crossbar/noise.py": [
         *("crossbar/test_noise.py", "crossbar/test_ops.py", "crossbar/test_chip.py"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import statistics
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -233,6 +234,26 @@ def test_the_plot_shows_every_level_and_the_fit_over_all_of_them(tmp_path: Path)
     assert fitted.get_ydata() == pytest.approx(fit.sigma(at))
     points = next(line for line in below.lines if len(line.get_xdata()) == len(fit.levels))
     assert list(points.get_xdata()) == list(fit.levels)
+
+
+@pytest.mark.parametrize(("bias", "curves"), [((), 1), ((0.1,), 2)])
+def test_the_plot_draws_a_fit_of_the_bias_where_there_is_one(
+    bias: tuple[float, ...], curves: int, tmp_path: Path
+) -> None:
+    fit = fit_programming_noise(write(tmp_path / "m.csv", "target,measured", samples()), 1)
+    above, _ = replace(fit, bias_coefficients=bias).plot().axes
+    fitted = [line for line in above.lines if line.get_label() == "its fit"]
+    assert len(fitted) == curves
+    if bias:
+        assert fitted[1].get_ydata() == pytest.approx(0.1)
+
+
+def test_chi_square_is_reduced_by_what_was_fitted(tmp_path: Path) -> None:
+    """Three levels and two coefficients leave one degree of freedom."""
+    fit = fit_programming_noise(write(tmp_path / "m.csv", "target,measured", samples()), 1)
+    # Of 400 readings a standard deviation is known to a share of 1 / sqrt(2 * 399).
+    residuals = (fit.spread - fit.sigma(fit.levels)) / fit.spread * np.sqrt(2 * 399)
+    assert fit.chi_square == pytest.approx(float((residuals**2).sum()))
 
 
 def test_relaxation_of_devices_that_were_not_named(tmp_path: Path) -> None:

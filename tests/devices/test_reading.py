@@ -42,6 +42,55 @@ def test_independent_models_add_their_variances() -> None:
     assert_close(both.variance(weights), 5 * one.variance(weights))
 
 
+CONSTANT = Polynomial(coefficients=(0.5,), reference=25.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_a_weight_beside_a_reference_takes_both_cells(pairs: int, factor: float) -> None:
+    """Offset: the whole range of conductances is the range from -full to full, twice as steep."""
+    mapping = Conductance(g_min=1.0, g_max=26.0, pairs=pairs, encoding="offset")
+    found = CellNoise(((CONSTANT, factor),), mapping, 75.0).variance(torch.tensor([0.0, -50.0]))
+    # 2 * 75 weight units over 25 uS: 6 a microsiemens.
+    assert_close(found, torch.full((2,), 2 * (0.5 * factor * 6.0) ** 2 / pairs))
+
+
+def test_pairs_of_significance_count_by_their_shares() -> None:
+    mapping = Conductance(g_min=1.0, g_max=26.0, pairs=2, significance=(1.0, 4.0))
+    found = CellNoise(((CONSTANT, 2.0),), mapping, 75.0).variance(torch.tensor([0.0, 10.0]))
+    # 3 weight units a microsiemens, two cells a pair, which hold a fifth and four fifths.
+    expected = 2 * (0.5 * 2.0 * 3.0) ** 2 * (0.2**2 + 0.8**2)
+    assert_close(found, torch.full((2,), expected))
+
+
+@pytest.mark.parametrize(
+    ("noise", "sigma"),
+    [
+        (OutputNoise(std=0.1), 0.1 * 3.0),  # of the ADC's range
+        (ReadNoise(additive=0.1), 0.1 * 2.0 * 5**0.5),  # of the weights' range, at 5 inputs of 1
+        (ReadNoise(multiplicative=0.1), 0.1 * 4.0 * 5**0.5),  # of weights of 4
+    ],
+)
+def test_a_product_deviates_by_its_sigma(noise: ReadNoise | OutputNoise, sigma: float) -> None:
+    found = disturbance([noise], 2.0, 3.0, None, 1.0)
+    assert found is not None
+    torch.manual_seed(0)
+    acc = torch.zeros(200, 100)
+    found(acc, torch.ones(200, 5), torch.full((100, 5), 4.0), Linear())
+    # Of 20,000 draws a deviation is known to 5 / sqrt(40,000), 2.5 %.
+    assert float(acc.std()) == pytest.approx(sigma, rel=0.025)
+
+
+@pytest.mark.parametrize(
+    ("noise", "sigma"),
+    [(ReadNoise(additive=0.1), 0.1 * 3.0), (ReadNoise(multiplicative=0.1), 0.1 * 10.0)],
+)
+def test_a_reading_of_weights_deviates_by_its_sigma(noise: ReadNoise, sigma: float) -> None:
+    weights = torch.full((20_000,), 10.0)
+    found = read_once([noise], weights, 3.0, None, 1.0, Draws("a"), "reading")
+    assert float((found - weights).std()) == pytest.approx(sigma, rel=0.025)
+
+
 @pytest.mark.parametrize(
     "noise",
     [

@@ -42,6 +42,8 @@ class Pair:
         # Each type by its own rounding, with room for sums in another order.
         (ONE.double() * (1 + 1e-8), ONE.double(), "output 0 of the rewritten model differs"),
         (ONE * (1 + 1e-3), ONE, "output 0 of the rewritten model differs"),
+        # Against the largest value, however small or large it is.
+        (ONE * 1.01e-3, ONE * 1e-3, "output 0 of the rewritten model differs"),
         (ONE.half() * 1.05, ONE.half(), "output 0 of the rewritten model differs"),
         (ONE.bfloat16() * 1.25, ONE.bfloat16(), "output 0 of the rewritten model differs"),
     ],
@@ -59,6 +61,7 @@ def test_a_difference_is_named(actual: Any, expected: Any, message: str) -> None
         (torch.tensor([1, 2]), torch.tensor([1, 3])),
         # Additions in another order: 2^-23 and little more.
         (ONE * (1 + 1e-6), ONE),
+        (ONE * 1e3 * (1 + 1e-6), ONE * 1e3),
         (ONE.double() * (1 + 1e-10), ONE.double()),
         (ONE.half() * (1 + 2**-9), ONE.half()),
         (ONE.bfloat16() * (1 + 2**-5), ONE.bfloat16()),
