@@ -379,3 +379,10 @@ def test_the_published_recipe_learns_its_inputs() -> None:
     assert isinstance(rule, spec.LearnedRange)
     assert rule.start == spec.StdRange(multiple=18.0)
     assert (rule.gradient, rule.decay, rule.inside) == ("outward", 0.01, 0.95)
+
+
+@pytest.mark.parametrize(("rule", "words"), [(LSQ, "learned ["), ({"kind": "minmax"}, "[")])
+def test_a_learned_range_is_called_so(make_target: Make, rule: dict[str, Any], words: str) -> None:
+    target = make_target(dac={"bits": 6, "grid": "affine", "range": rule})
+    model = analogize(nn.Linear(4, 3), target, [torch.rand(8, 4)])
+    assert only(model).dac.described.startswith(words)

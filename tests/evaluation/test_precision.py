@@ -13,7 +13,7 @@ from analogize import analogize, evaluate
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
 from analogize.evaluation.evaluation import Evaluation
-from analogize.evaluation.intervals import stein_count, stein_interval
+from analogize.evaluation.intervals import stein_count, stein_interval, t_interval
 from analogize.targets.spec import FixedSNRNoise, Target
 
 RUNS = 1000
@@ -126,5 +126,7 @@ def test_intervals_take_the_quantile_of_their_own_degrees_of_freedom() -> None:
         half = quantile * float(np.std(values, ddof=1))
         low, high = stein_interval(values, len(values))
         assert (high - low) / 2 == pytest.approx(half / len(values) ** 0.5, rel=1e-5)
+        assert t_interval(values) == pytest.approx((low, high))
         assert stein_count(values, half / 10.001) == 101
         assert stein_count(values, half / 9.999) == 100
+    assert t_interval((1.0,)) is None
