@@ -29,11 +29,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from analogize import analogize, clip_weights, program
 from analogize.models import cifar_resnet32
+from analogize.targets import load_target
 
 TARGETS = {
     "clean": None,
     "noise and clipping": "paper_resnet32",
-    "8-bit DAC and ADC": "pcm_8bit",
+    # Converters alone, and with tiles that convert their own sums.
+    "8-bit DAC and ADC": load_target("pcm_8bit").model_copy(update={"array": None}),
+    "pcm_8bit": "pcm_8bit",
     "pcm_joshi2020": "pcm_joshi2020",
 }
 # What the project aims at, as multiples of the clean model's count.
@@ -123,7 +126,7 @@ def measure(x: Tensor, labels: Tensor) -> dict[str, dict[str, Kernels]]:
         found["training step"][name] = count(training_step(model.train(), x, labels))
         if target is not None:
             found["clip_weights"][name] = count(lambda model=model: clip_weights(model))
-            program(model, seed=0)
+            program(model.eval(), seed=0)
         found["programmed chip"][name] = count(forward_pass(model.eval(), x))
     return found
 

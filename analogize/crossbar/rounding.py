@@ -98,7 +98,8 @@ def _differ(rounded: Tensor, codes: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         # Inductor's CPU code for boolean tensors is slow.
         return rounded.sub_(codes).clamp_(-1, 1).to(torch.int8)
-    return rounded.ne(codes)
+    # Neither a comparison nor a boolean's conversion back is vectorized on a CPU.
+    return rounded.sub_(codes).to(torch.bool).view(torch.int8)
 
 
 def _is_one(value: Bound | None) -> bool:
