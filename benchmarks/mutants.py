@@ -17,6 +17,7 @@ import difflib
 import importlib
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -61,6 +62,7 @@ CORE = {
     "passes/mark.py": ["passes/test_mark.py", "passes/test_lower.py"],
     "passes/verify.py": ["passes/test_verify.py", "passes/test_lower.py", "test_api.py"],
 }
+_MEMORY = 8 * 2**30  # a mutant that allocates without end ends in a MemoryError
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},
     **{ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is},
@@ -181,6 +183,7 @@ def preload() -> None:
 
 def _test(copy: Path, tests: list[str]) -> None:
     os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     os.chdir(copy)
     sys.path.insert(0, str(copy))
     log = os.open(copy / "tests.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -192,7 +195,7 @@ def _test(copy: Path, tests: list[str]) -> None:
 
 
 def survives(copy: Path, tests: list[str], patience: float) -> bool:
-    """Whether the tests pass in the copy; a hang counts as noticed."""
+    """Whether the tests pass in the copy; a hang or a process that dies counts as noticed."""
     child = os.fork()
     if not child:
         try:
@@ -207,7 +210,7 @@ def survives(copy: Path, tests: list[str], patience: float) -> bool:
             return False
         time.sleep(0.05)
     status = os.waitstatus_to_exitcode(ended[1])
-    if status not in (0, 1, 2):
+    if status > 3:  # 3 is an error inside pytest, as of memory
         raise SystemExit(f"pytest itself failed, status {status}; see {copy}/tests.log")
     return status == 0
 
