@@ -26,6 +26,7 @@ NO_PRODUCT = (
     nn.EmbeddingBag,
 )
 ACTIVATIONS = "both operands are activations"
+DISTANCE = "a distance to stored vectors, which no array computes"
 NEEDS_A_RULE = "a graph shows it as one operator; only the interception takes it apart"
 
 

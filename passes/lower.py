@@ -149,8 +149,7 @@ def _region(module: fx.GraphModule, nodes: list[fx.Node], index: int) -> Region:
     record: Selected = first.meta["analog"]
     weight: Tensor = attribute(module, record.weight)
     bias = first.meta.get("bias")
-    macs = [n.meta.get("macs", 0) for n in nodes]
-    measured = all("macs" in n.meta for n in nodes)
+    macs = [n.meta["macs"] for n in nodes if "macs" in n.meta]
     source: Any = first.args[0]
     return Region(
         name=record.name,
@@ -160,7 +159,7 @@ def _region(module: fx.GraphModule, nodes: list[fx.Node], index: int) -> Region:
         bias=str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None,
         index=index,
         calls=len(nodes),
-        macs=sum(macs) if measured else None,
+        macs=sum(macs) if len(macs) == len(nodes) else None,
         input_shape=source.meta.get("shape") if isinstance(source, fx.Node) else None,
         output_shape=first.meta.get("shape"),
     )

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from analogize.passes.choice import (
     ACTIVATIONS,
+    DISTANCE,
     NEEDS_A_RULE,
     NO_PRODUCT,
     Choices,
@@ -24,7 +25,7 @@ from analogize.passes.choice import (
 )
 from analogize.passes.functionalize import has_hooks
 from analogize.passes.request import request_of
-from analogize.passes.signature import PRODUCTS, RULES, attribute, bound_arguments
+from analogize.passes.signature import DISTANCES, PRODUCTS, RULES, attribute, bound_arguments
 from analogize.targets.spec import Target
 
 _OTHER_PRODUCTS = {
@@ -82,8 +83,12 @@ def _judge(
         return Declined(node.name, name, reason)
     inputs = node.all_input_nodes
     weights = [n for n in inputs if n in stored]
-    if node.op == "call_function" and node.target in RULES and 0 < len(weights) < len(inputs):
-        return Declined(node.name, getattr(node.target, "__name__", node.name), NEEDS_A_RULE)
+    if node.op == "call_function" and 0 < len(weights) < len(inputs):
+        name = getattr(node.target, "__name__", node.name)
+        if node.target in DISTANCES:
+            return Declined(node.name, name, DISTANCE)
+        if node.target in RULES:
+            return Declined(node.name, name, NEEDS_A_RULE)
     return None
 
 

@@ -53,6 +53,10 @@ PRODUCTS: dict[Any, Signature] = {
 }
 
 
+# What compares inputs with stored vectors: related to products, and none that an array computes.
+DISTANCES = (F.cosine_similarity, F.pairwise_distance, torch.cdist)
+
+
 # Operators that hold products, and how they are taken apart; see frontends/operators.py.
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
 

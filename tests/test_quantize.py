@@ -73,6 +73,7 @@ def test_a_symmetric_grid_mirrors(bits: int) -> None:
     values = torch.randn(1000)
     torch.testing.assert_close(to_codes(-values, grid), -to_codes(values, grid), rtol=0, atol=0)
     assert float(grid.high) == 2 ** (bits - 1) - 1
+    assert [float(end) for end in grid.range] == pytest.approx([-1.1, 1.1], rel=1e-6)
 
 
 def test_ties_go_to_the_even_code() -> None:

@@ -74,7 +74,10 @@ def rewrite(
     return rewritten
 
 
-_OWN = ("_analog_scope", "_analog_names", "_analog_name", "_analog_path", "_analog_seen")
+_OWN = (
+    *("_analog_scope", "_analog_names", "_analog_name", "_analog_path", "_analog_idle"),
+    *("_analog_met", "_analog_seen"),
+)
 
 
 def restore(model: nn.Module) -> None:

@@ -75,12 +75,16 @@ class Discovery:
         uncalled: stock modules that the example does not reach.
         users: names of the modules whose Python uses or derives weights.
         unmet: matrices outside of stock modules that no function of the example touches.
+        distances: names of weights that inputs are compared with, and by which operator.
+        idle: matrices outside of stock modules that the example multiplies nothing by, those too.
     """
 
     sites: list[Site] = field(default_factory=list)
     uncalled: list[Site] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
     unmet: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
+    distances: dict[str, str] = field(default_factory=dict)
 
     @property
     def direct(self) -> list[Site]:
@@ -136,6 +140,7 @@ class _Notes:
         self.order: list[Site] = []
         self.users: set[str] = set()
         self.seen: set[int] = set()
+        self.distances: dict[str, str] = {}
 
     def result(self) -> Discovery:
         """What was noted."""
@@ -144,13 +149,15 @@ class _Notes:
             for key, site in self.leaves.items()
             if key not in self.called and site.weight not in self._directly_used()
         ]
-        mine = {s.weight for s in self.leaves.values()}
-        unmet = [
-            name
+        used = {s.weight for s in self.leaves.values()} | self._directly_used()
+        idle = {
+            name: parameter
             for name, parameter in self.model.named_parameters()
-            if parameter.ndim > 1 and id(parameter) not in self.seen and name not in mine
-        ]
-        return Discovery(self.order, uncalled, self.users, unmet)
+            if parameter.ndim > 1 and name not in used
+        }
+        unmet = [name for name, parameter in idle.items() if id(parameter) not in self.seen]
+        unused = [name for name in idle if name not in self.distances]
+        return Discovery(self.order, uncalled, self.users, unmet, unused, self.distances)
 
     def _directly_used(self) -> set[str]:
         return {n for s in self.direct.values() if s.used for n in s.used.whole.names}
@@ -161,6 +168,10 @@ class _Notes:
     def derived(self) -> None:
         if not self._in_leaf():
             self.users.add(self._here())
+
+    def distance(self, part: Part, operator: str) -> None:
+        for name in part.whole.names:
+            self.distances.setdefault(name, operator)
 
     def product(
         self, part: Part, product: Product, operator: str, weight: Tensor, arguments: dict[str, Any]

@@ -1,10 +1,12 @@
 """The first call of a kind: are weights multiplied by past their operator, unseen by an example?
 
 A stand-in (watched.py) sees a weight that Python reads from its layer. It does not see one that
-comes from a register of parameters, a state dict, a global variable, or as a copy. So the first
-call of each kind runs below autograd under a dispatch mode that follows the weights of analog
-layers, by their memory, through every ATen operator: a product of one with something that depends
-on the call's inputs is refused. Compiled code is not looked at.
+comes from a register of parameters, a state dict, a global variable, or as a copy, nor a parameter
+of no layer. So the first call of each kind runs below autograd under a dispatch mode that follows
+the weights of analog layers and such parameters, by their memory, through every ATen operator. A
+product of one with something that depends on the call's inputs is refused; told, where it is a
+parameter of no layer. Where Python reads the values of tensors, and so may branch on them, every
+call is a first one. Compiled code is not looked at.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
+from analogize.capture.idle import Idle, idle
 from analogize.errors import CaptureError
 from analogize.model import transforms
 from analogize.model.one_pass import leave_to_python
@@ -28,6 +32,15 @@ _OTHER, _STORED, _ACTIVE = 0, 1, 2
 
 # More kinds of calls than anyone's Python tells apart.
 _MOST = 64
+
+aten = torch.ops.aten
+# What hands values of tensors, or how many are so or so, to Python.
+_READS = (
+    *(aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default),
+    *(aten.nonzero.default, aten.masked_select.default, aten._unique2.default),
+)
+_LEAVES = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+_BRANCHES = "Python reads values in it"
 
 
 def refusal(path: str, function: str) -> CaptureError:
@@ -56,19 +69,25 @@ def looked_at(
     kind = (*kind, *((name, _kind_of(value)) for name, value in kwargs.items()))
     if kind in seen or len(seen) >= _MOST:
         return None
+    is_first = (kind, _BRANCHES) not in seen
     if transforms.are_active() or _get_current_dispatch_mode_stack():
         return None
     weights = _watched(module)
+    unused = list(idle(module))
+    weights |= {name: tensor for name, tensor, _ in unused}
     if not _plain(weights):
         seen.add(kind)  # of shards and of models without values nothing is to be seen
     if not weights or kind in seen:
         return None
-    return _looking(seen, kind, _Following(weights, (args, kwargs), is_reading))
+    following = _Following(weights, (args, kwargs), is_reading, is_first)
+    following.idle = {name: owner for name, _, owner in unused}
+    return _looking(seen, kind, following)
 
 
 def is_looking() -> bool:
     """Whether this is the first call of its kind."""
-    return any(isinstance(mode, _Following) for mode in _get_current_dispatch_mode_stack())
+    modes = _get_current_dispatch_mode_stack()
+    return any(isinstance(mode, _Following) and mode.is_first for mode in modes)
 
 
 leave_to_python(looked_at, with_callees=True)
@@ -77,14 +96,14 @@ leave_to_python(looked_at, with_callees=True)
 @contextmanager
 def _looking(seen: set[Any], kind: Any, following: _Following) -> Iterator[None]:
     try:
-        with following:
+        with following, _Leaving(following):
             yield
     except Exception as error:
         # TorchScript makes an error of its own of any.
         if following.refused is None or error is following.refused:
             raise
         raise following.refused from error
-    seen.add(kind)
+    seen.add((kind, _BRANCHES) if following.may_branch else kind)
 
 
 def _kind_of(value: Any) -> Any:
@@ -112,14 +131,27 @@ def _plain(weights: dict[str, Tensor]) -> bool:
 
 
 class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the weights through every ATen call."""
+    """Follows the weights through every ATen call.
+
+    Attributes:
+        is_first: whether no call of the kind was looked at before.
+        may_branch: whether Python read the values of tensors.
+        idle: of the weights those that are told and not refused.
+        refused: why the call is refused, or None.
+    """
 
     def __init__(
-        self, weights: dict[str, Tensor], inputs: Any, is_reading: Callable[[], bool]
+        self,
+        weights: dict[str, Tensor],
+        inputs: Any,
+        is_reading: Callable[[], bool],
+        is_first: bool,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._table, self._is_reading = products(), is_reading
+        self._table, self.is_reading, self.is_first = products(), is_reading, is_first
         self.refused: CaptureError | None = None
+        self.may_branch = False
+        self.idle: dict[str, Idle] = {}
         self._kinds: dict[int, int] = {}
         self._paths: dict[int, str] = {}
         # What is computed from weights lives on, so that nothing else gets its memory.
@@ -144,9 +176,10 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch._C._current_graph_task_id() != -1:
             return result  # gradients are computed: products with weights as they should be
         operands = _tensors((args, tuple((kwargs or {}).values())))
-        if not self._is_reading():
+        if not self.is_reading():
             self._mark(result, _ACTIVE, None)
             return result
+        self.may_branch |= func in _READS or (func is aten.index.Tensor and _picks(operands))
         kinds = [self._kinds.get(_place(t), _OTHER) for t in operands]
         path = next((self._paths[_place(t)] for t in operands if _place(t) in self._paths), None)
         kind = max(kinds, default=_OTHER)
@@ -154,14 +187,18 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
             places = [_place(args[i]) for i in self._table[func][0] if isinstance(args[i], Tensor)]
             of = {self._kinds.get(p, _OTHER) for p in places}
             if of == {_STORED, _ACTIVE}:
-                self._refuse(next(self._paths[p] for p in places if p in self._paths), func)
+                self._meet(next(self._paths[p] for p in places if p in self._paths), func)
             kind = kind if of == {_STORED} else _ACTIVE
         elif path is not None and _ACTIVE in kinds and _is_outer(func, operands, result):
-            self._refuse(path, func)
+            self._meet(path, func)
+            kind = _ACTIVE
         self._mark(result, kind, path)
         return result
 
-    def _refuse(self, path: str, func: Any) -> None:
+    def _meet(self, path: str, func: Any) -> None:
+        if path in self.idle:
+            self.idle[path].tell(path, str(func))
+            return
         self.refused = refusal(path, str(func))
         raise self.refused
 
@@ -177,6 +214,27 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._alive.append(tensor)
 
 
+class _Leaving(TorchFunctionMode):
+    """Notes what hands the values of tensors to Python by no operator."""
+
+    def __init__(self, following: _Following) -> None:
+        super().__init__()
+        self._following = following
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run ``func``."""
+        if func in _LEAVES and self._following.is_reading():
+            self._following.may_branch = True
+        return func(*args, **(kwargs or {}))
+
+
+def _picks(operands: list[Tensor]) -> bool:
+    """Whether an index is a mask, so that the result's size depends on values."""
+    return any(t.dtype in (torch.bool, torch.uint8) for t in operands[1:])
+
+
 def _place(tensor: Tensor) -> int:
     """Where the memory of a tensor, or of its values, begins."""
     try:
@@ -188,7 +246,7 @@ def _place(tensor: Tensor) -> int:
 
 def _is_outer(func: Any, operands: list[Tensor], result: Any) -> bool:
     """Whether every input is multiplied by every weight, to be summed by hand."""
-    if func is not torch.ops.aten.mul.Tensor:
+    if func is not aten.mul.Tensor:
         return False
     most: int = max(map(_elements, operands))
     return bool(result.numel() > most)

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -22,11 +21,11 @@ from torch.overrides import TorchFunctionMode
 
 from analogize.capture import recurrent
 from analogize.capture.functional import add_bias, normalized
+from analogize.capture.known import ATTENTION, CHOICES, EXPANSIONS, MOVES, stable, tensors, writes
 from analogize.capture.repeats import Repeats
 from analogize.capture.scope import RUNNING, Part, Scope, Watcher
 from analogize.crossbar.seeds import version
 from analogize.model.expression import (
-    Property,
     applied,
     expanded,
     function_name,
@@ -35,45 +34,15 @@ from analogize.model.expression import (
 )
 from analogize.model.module import DigitalProduct
 from analogize.model.transforms import plain
-from analogize.passes.signature import PRODUCTS, RULES
+from analogize.passes.choice import DISTANCE
+from analogize.passes.signature import DISTANCES, PRODUCTS, RULES
 from analogize.product import BatchedLinear, Convolution, Product
 
 logger = logging.getLogger("analogize")
 
 __all__ = ["Interception", "recurrent", "running"]
 
-# Functions that choose or rearrange elements, and so commute with programming them on a chip.
-_MOVES = frozenset(
-    [
-        "__getitem__",
-        "select",
-        "index_select",
-        "narrow",
-        "t",
-        "T",
-        "mT",
-        "transpose",
-        "permute",
-        "reshape",
-        "view",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "contiguous",
-        "chunk",
-        "split",
-        "unbind",
-        "swapaxes",
-        "movedim",
-        "to",
-        "float",
-    ]
-)
 _UNREACHED = "it runs, and the example inputs did not lead to it; give others that do"
-_AUGMENTED = frozenset(f"__i{n}__" for n in ("add", "sub", "mul", "truediv", "pow", "mod"))
-_EXPANSIONS = frozenset(["expand", "expand_as", "broadcast_to"])
-_CHOICES = frozenset(["__getitem__", "index_select", "select"])
 
 
 def running(scope: Scope) -> Interception | None:
@@ -129,7 +98,7 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run ``func``: as it is, decomposed, or on an array."""
+        """Run ``func``."""
         kwargs = kwargs or {}
         if self.is_paused:
             return func(*args, **kwargs)
@@ -137,9 +106,15 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)
         if self.watcher is not None:
             self.watcher.met((*args, *kwargs.values()))
+        return self._computed(func, args, kwargs)
+
+    def _computed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function of weights: decomposed, on an array, or as it is."""
+        if kwargs.get("out") is not None and (func in PRODUCTS or func in RULES):
+            return self._written(func, args, kwargs)
         if func is F.multi_head_attention_forward:
             with self:
-                return _ATTENTION(*args, **kwargs)
+                return ATTENTION(*args, **kwargs)
         if (rule := RULES.get(func)) is not None:
             single = self._repeats.without(args)
             if self.watcher is None and func in recurrent.LAYERS:
@@ -152,11 +127,29 @@ class Interception(TorchFunctionMode):
                 return result
         if func in PRODUCTS:
             return self._product(func, args, kwargs)
-        if _writes(func, kwargs):
+        if func in DISTANCES:
+            self._distance(func, args, kwargs)
+        if writes(func, kwargs):
             return self._overwritten(func, args, kwargs)
         result = func(*args, **kwargs)
         self._follow(func, args, kwargs, result)
         return result
+
+    def _written(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Run a product that writes its result into a given tensor.
+
+        Raises:
+            RuntimeError: something needs gradients, as torch says of any such call.
+        """
+        out = kwargs.pop("out")
+        with self:
+            result = func(*args, **kwargs)
+        if torch.is_grad_enabled() and (result.requires_grad or out.requires_grad):
+            raise RuntimeError(
+                f"{function_name(func)}(): functions with out=... arguments don't support "
+                "automatic differentiation, but one of the arguments requires grad."
+            )
+        return out.resize_(result.shape).copy_(result)
 
     def _overwritten(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Run a function that writes in place; follow what is written over a value of our own.
@@ -232,6 +225,15 @@ class Interception(TorchFunctionMode):
         y = op(x, weight, **how) if other is None else op(x, weight, **how, product=other)
         return add_bias(y, arguments.get("bias"), PRODUCTS[func].dimensions)
 
+    def _distance(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> None:
+        """Note that inputs are compared with weights, which no array does."""
+        known = [self._part(t) for t in tensors((args, tuple(kwargs.values())))]
+        for part in known if None in known else ():
+            if part is not None and self.watcher is not None:
+                self.watcher.distance(part, function_name(func))
+            elif part is not None:
+                self._say(part, function_name(func), DISTANCE)
+
     def _tell(self, part: Part, product: Product) -> None:
         """Say once that a product runs digitally, if nobody chose that; the summary says it too.
 
@@ -241,20 +243,24 @@ class Interception(TorchFunctionMode):
         told = self.scope.told
         if self.watcher is None and part.key not in told:
             self.scope.refuse_other_size(part, product)
-        if self.watcher is None and part.key not in told:
-            told.add(part.key)
-            self.scope.met[part.key] = DigitalProduct(part.key, product.operator, _UNREACHED)
-            logger.warning("a product with '%s' runs digitally: %s", part.key, _UNREACHED)
+        if self.watcher is None:
+            self._say(part, product.operator, _UNREACHED)
+
+    def _say(self, part: Part, operator: str, reason: str) -> None:
+        if part.key not in self.scope.told:
+            self.scope.told.add(part.key)
+            self.scope.met[part.key] = DigitalProduct(part.key, operator, reason)
+            logger.warning("a product with '%s' runs digitally: %s", part.key, reason)
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
         """Give the results of ``func`` their part, if they depend on no input."""
         outputs = result if isinstance(result, list | tuple) else (result,)
         if not any(isinstance(t, Tensor) for t in outputs):
             return
-        if function_name(func) in _EXPANSIONS:
+        if function_name(func) in EXPANSIONS:
             part = self._expansion(args[0], result)
         else:
-            part = self._part_of(_stable(func), args, kwargs)
+            part = self._part_of(stable(func), args, kwargs)
         if part is None:
             return
         if self.watcher is not None:
@@ -283,7 +289,7 @@ class Interception(TorchFunctionMode):
         return Part(expanded(part.whole, sizes))
 
     def _part_of(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Part | None:
-        known = [self._part(t) for t in _tensors((args, tuple(kwargs.values())))]
+        known = [self._part(t) for t in tensors((args, tuple(kwargs.values())))]
         if all(p is not None and not p.moves for p in known):
             if function_name(func).startswith("new_"):
                 return None
@@ -291,8 +297,8 @@ class Interception(TorchFunctionMode):
             return Part(applied(func, replaced, {k: self._replaced(v) for k, v in kwargs.items()}))
         first = self._part(args[0]) if args and isinstance(args[0], Tensor) else None
         name = function_name(func)
-        others_known = all(p is not None for p in known[1:]) or name in _CHOICES
-        if first is None or name not in _MOVES or not others_known:
+        others_known = all(p is not None for p in known[1:]) or name in CHOICES
+        if first is None or name not in MOVES or not others_known:
             return None
         rest, named = tuple(args[1:]), dict(kwargs)
         blocks = first.blocks if first.moves else tuple(args[0].shape[:-2])
@@ -315,12 +321,6 @@ class _Nth:
         return self.function(chip)[self.index]
 
 
-def _writes(func: Any, kwargs: Any) -> bool:
-    name = function_name(func)
-    by_name = name.endswith("_") and not name.endswith("__")
-    return by_name or name in _AUGMENTED or kwargs.get("out") is not None
-
-
 def _place(tensor: Tensor) -> int | None:
     """Where a tensor's memory begins; None where it has no single one, as a sparse tensor.
 
@@ -330,31 +330,3 @@ def _place(tensor: Tensor) -> int | None:
     if found is None or found.layout is not torch.strided:
         return None
     return found.untyped_storage().data_ptr()
-
-
-def _stable(func: Any) -> Any:
-    """A function that pickles: torch's getters of properties do not."""
-    owner = getattr(func, "__self__", None)
-    if function_name(func) == "__get__" and owner is not None:
-        return Property(owner.__name__)
-    return func
-
-
-def _body(function: Any) -> Any:
-    """The Python of a torch function, without the check that would hand it back to the mode."""
-    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    world = {**function.__globals__, **dict.fromkeys(names, lambda *_: False)}
-    body = FunctionType(function.__code__, world, function.__name__, function.__defaults__)
-    body.__kwdefaults__ = function.__kwdefaults__
-    return body
-
-
-_ATTENTION = _body(F.multi_head_attention_forward)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in _tensors(v)]
-    return []

@@ -29,7 +29,15 @@ from analogize.model.copying import held
 from analogize.model.module import DigitalProduct
 from analogize.model.one_pass import one_pass
 from analogize.model.stored import StoredWeight
-from analogize.passes.choice import NO_PRODUCT, Choices, Declined, Selected, enclosing, unmappable
+from analogize.passes.choice import (
+    DISTANCE,
+    NO_PRODUCT,
+    Choices,
+    Declined,
+    Selected,
+    enclosing,
+    unmappable,
+)
 from analogize.passes.lower import Arrays, free_name
 from analogize.passes.request import Request
 from analogize.targets.overrides import settings_of
@@ -73,6 +81,7 @@ def keep(
     unreached = [(s.name, s.operator) for s in found.uncalled]
     for name, kind in (*unreached, *((n, "parameter") for n in found.unmet)):
         digital.append(DigitalProduct(name, kind, _UNREACHED))
+    digital += [DigitalProduct(n, kind, DISTANCE) for n, kind in found.distances.items()]
     digital += _unchosen(model, found)
     if request.example is None:
         digital += _unknown(model)
@@ -85,7 +94,8 @@ def keep(
     if direct:
         _intercept(model, found, direct)
     layers = [s.module for s in selected if s.module is not None and s.shared_part is None]
-    watch(model, _read_by_nobody(model, found, [*layers, *lookups]))
+    idle = [name for name in found.idle if name not in found.unmet]
+    watch(model, _read_by_nobody(model, found, [*layers, *lookups]), idle)
     log = (f"1 {len(selected) - len(direct)} modules rewritten", f"2 {len(direct)} intercepted")
     return model, digital, log
 
@@ -165,6 +175,7 @@ def _lookups(model: nn.Module, choices: Choices) -> list[nn.Module]:
 def _read_by_nobody(model: nn.Module, found: Discovery, layers: list[nn.Module]) -> list[nn.Module]:
     """Those of ``layers`` whose weight no Python but their own read, as far as is known."""
     used = {n for s in found.direct if s.used is not None for n in s.used.whole.names}
+    used |= set(found.distances)
     read = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if n in used}
     return [m for m in layers if id(m._parameters.get("weight")) not in read]
 
@@ -236,9 +247,10 @@ def _intercept(model: nn.Module, found: Discovery, sites: list[Site]) -> None:
         scope.operators[site.used.key, site.product] = site.operator_module
         names |= dict.fromkeys(site.used.whole.names)
     # Those that nobody prepared an operator for are followed to tell when they are used.
-    names |= dict.fromkeys(found.unmet)
+    names |= dict.fromkeys(found.idle)
     scope.follow(model, tuple(names))
     scope.told = {s.used.key for s in found.direct if s.used is not None and s not in sites}
+    scope.told |= set(found.distances)
     around = {""}
     for user in found.users:
         steps = user.split(".")

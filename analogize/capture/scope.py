@@ -133,6 +133,9 @@ class Watcher(Protocol):
     def derived(self) -> None:
         """A weight was computed from another."""
 
+    def distance(self, part: Part, operator: str) -> None:
+        """A function is about to compare inputs with a stored weight."""
+
     def product(
         self, part: Part, product: Product, operator: str, weight: Tensor, arguments: dict[str, Any]
     ) -> None:

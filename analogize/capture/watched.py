@@ -21,9 +21,10 @@ from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.nn import functional as F
 
 from analogize.capture.first_call import is_looking, looked_at, refusal
+from analogize.capture.idle import is_idle, mark
 from analogize.capture.leaf import layer_methods, own_methods, subclass
 from analogize.model.one_pass import called_as_one_pass, leave_to_python
-from analogize.passes.signature import PRODUCTS, RULES
+from analogize.passes.signature import DISTANCES, PRODUCTS, RULES
 
 logger = logging.getLogger("analogize")
 
@@ -63,7 +64,7 @@ class StandIn(Tensor):
         known: list[StandIn] = []
         others: list[Tensor] = []
         real, named = (_without(v, known, others) for v in (args, kwargs))
-        if others and (func in PRODUCTS or func in RULES or func is F.multi_head_attention_forward):
+        if others and (func in _COMPUTE or func in RULES):
             raise refusal(known[0].path, getattr(func, "__name__", str(func)))
         if known and func in _TO_PYTHON and known[0].ndim > 1 and is_looking():
             _tell(known[0].path)
@@ -72,6 +73,8 @@ class StandIn(Tensor):
             return result
         return _with(result, known[0])
 
+
+_COMPUTE = {*PRODUCTS, *DISTANCES, F.multi_head_attention_forward}
 
 # What is computed with their results is out of torch's sight.
 _TO_PYTHON = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
@@ -109,21 +112,23 @@ def _with(result: Any, like: StandIn) -> Any:
     return result
 
 
-def watch(model: nn.Module, layers: list[nn.Module]) -> None:
+def watch(model: nn.Module, layers: list[nn.Module], idle: list[str]) -> None:
     """Watch the weights of ``layers`` in every forward of ``model`` and of what is around them.
 
     Args:
         model: the rewritten model.
         layers: its layers and embeddings that no known use of their weight passes by.
+        idle: names of matrices of no layer, which nothing is multiplied by as far as is known.
     """
     mine = {id(layer) for layer in layers}
+    mark(model, idle)
     for name, module in list(model.named_modules()):
         if "_analog_scope" in module.__dict__:
             continue  # an interception follows what it reads
         if id(module) not in mine:
             if _only_calls(module):
                 continue
-            if any(id(inside) in mine for inside in module.modules()):
+            if any(id(inside) in mine or is_idle(inside) for inside in module.modules()):
                 module.__class__ = reading_class(type(module))
             continue
         module.__dict__["_analog_path"] = name or "weight"

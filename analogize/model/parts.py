@@ -107,7 +107,8 @@ def _report(part: nn.Module) -> Report:
     """What the rewriting did, and what was found to run digitally since."""
     report: Report = part.__dict__["report"]
     scope = part.__dict__.get("_analog_scope")
-    met: Mapping[str, DigitalProduct] = {} if scope is None else scope.met
+    met: dict[str, DigitalProduct] = dict(part.__dict__.get("_analog_met", ()))
+    met |= {} if scope is None else scope.met
     before = (d for d in report.digital if d.name not in met)
     return replace(report, digital=(*before, *met.values())) if met else report
 

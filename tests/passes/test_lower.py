@@ -8,9 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogize import analogize, program
+from analogize.capture.capture import capture
+from analogize.capture.pipeline import run
 from analogize.crossbar.ops import operators
+from analogize.model.calls import example_call
 from analogize.passes import PIPELINE
 from analogize.passes.lower import lower
+from analogize.passes.request import Request
+from analogize.targets import load_target
 
 BEFORE_LOWER = PIPELINE[: PIPELINE.index(lower) + 1]
 
@@ -111,3 +116,41 @@ def test_a_weight_that_lies_in_the_array_two_ways_has_two_arrays(
         low, high = (end.broadcast_to(model.weight.shape) for end in op.array.limits)
         largest = model.weight.detach().abs().amax(others, keepdim=True)
         assert torch.maximum(-low, high).equal(largest.broadcast_to(model.weight.shape))
+
+
+@pytest.mark.parametrize("with_example", [False, True])
+def test_a_region_knows_its_work_where_an_example_showed_it(with_example: bool) -> None:
+    x = torch.randn(2, 3)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
+    graph = capture(model, None)
+    graph.meta["request"] = Request(example_call(x) if with_example else None)
+    run(graph, load_target("ideal"), BEFORE_LOWER)
+
+    macs = [op.region.macs for op in operators(graph)]
+    assert macs == ([2 * 3 * 4, 2 * 4 * 5] if with_example else [None, None])
+
+
+@pytest.mark.parametrize(
+    ("down", "shares"),
+    [
+        (lambda m: m.up.t(), True),
+        (lambda m: m.up.t()[:3], False),
+        (lambda m: m.copy.t(), False),
+        (lambda m: m.copy, False),
+    ],
+)
+def test_only_one_matrix_in_memory_read_both_ways_shares_an_array(
+    down: Any, shares: bool, make_target: Any
+) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Parameter(torch.randn(4, 4))
+            self.copy = nn.Parameter(self.up.detach().clone())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.linear(x, self.up), down(self))
+
+    target = make_target(array={"rows": 8, "cols": 8, "transposable": True})
+    first, second = operators(analogize(Tied(), target, example_inputs=torch.randn(2, 4)))
+    assert (getattr(second.array, "home", None) is first.array) == shares

@@ -94,7 +94,8 @@ class Computed(nn.Module):
         of_weights = F.linear(self.scaled, self.table)
         scaled = F.linear(y, self.scaled * 2)
         product = y @ self.table
-        return scaled + product + of_weights.sum() + self.mixed(y, y)
+        gram = torch.einsum("bi,bo->io", y, y)
+        return scaled + product + of_weights.sum() + self.mixed(y, y) + gram.sum()
 
 
 def test_every_reason_is_the_right_one() -> None:
@@ -107,6 +108,7 @@ def test_every_reason_is_the_right_one() -> None:
         ("linear", "its input is stored too; nothing is computed online"),
         ("linear", "its weight is computed from parameters"),
         ("matmul", "'matmul' with a stored weight is not supported; use nn.Linear or F.linear"),
+        ("einsum", "both operands are activations"),
         ("Bilinear", "Bilinear is not supported; write it with nn.Linear or F.linear"),
     }
 
