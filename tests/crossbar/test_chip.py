@@ -268,3 +268,15 @@ def test_clipping_projects_into_the_range() -> None:
         assert low <= weight.min().item()
         assert weight.max().item() <= high
     assert not torch.equal(before, analog.get_parameter("a.weight"))
+
+
+def test_a_chip_without_noise_has_memory_of_its_own() -> None:
+    (op,) = operators(analogize(nn.Linear(6, 6), "ideal"))
+    weight = torch.randn(6, 6) / 100
+
+    chip = op.array.draw(weight, 0)
+    before = chip.clone()
+    weight.zero_()
+
+    assert torch.equal(chip, before)
+    assert bool(chip.any())

@@ -386,3 +386,11 @@ def test_a_learned_range_is_called_so(make_target: Make, rule: dict[str, Any], w
     target = make_target(dac={"bits": 6, "grid": "affine", "range": rule})
     model = analogize(nn.Linear(4, 3), target, [torch.rand(8, 4)])
     assert only(model).dac.described.startswith(words)
+
+
+def test_a_learned_range_of_positive_values_holds_zero(make_target: Make) -> None:
+    dac = {"bits": 8, "range": {**LSQ, "start": {"kind": "minmax"}}}
+    model = analogize(nn.Linear(4, 4), make_target(dac=dac), [torch.rand(8, 4) + 0.5])
+    low, high = only(model).dac.range.tolist()
+    assert low == 0
+    assert 1 < high <= 1.5

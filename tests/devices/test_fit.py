@@ -236,7 +236,7 @@ def test_the_plot_shows_every_level_and_the_fit_over_all_of_them(tmp_path: Path)
     assert list(points.get_xdata()) == list(fit.levels)
 
 
-@pytest.mark.parametrize(("bias", "curves"), [((), 1), ((0.1,), 2)])
+@pytest.mark.parametrize(("bias", "curves"), [((), 1), ((0.1, 0.2), 2)])
 def test_the_plot_draws_a_fit_of_the_bias_where_there_is_one(
     bias: tuple[float, ...], curves: int, tmp_path: Path
 ) -> None:
@@ -245,7 +245,8 @@ def test_the_plot_draws_a_fit_of_the_bias_where_there_is_one(
     fitted = [line for line in above.lines if line.get_label() == "its fit"]
     assert len(fitted) == curves
     if bias:
-        assert fitted[1].get_ydata() == pytest.approx(0.1)
+        expected = 0.1 + 0.2 * np.asarray(fitted[1].get_xdata()) / fit.reference
+        assert fitted[1].get_ydata() == pytest.approx(expected)
 
 
 def test_chi_square_is_reduced_by_what_was_fitted(tmp_path: Path) -> None:

@@ -154,3 +154,10 @@ def test_the_norm_behind_every_output_is_that_of_its_inputs(
 
 def test_read_noise_without_conductances_has_no_cells() -> None:
     assert disturbance([ReadNoise(sigma=CURVE)], 2.0, 3.0, None, 1.0) is None
+
+
+def test_noises_of_one_size_do_not_cancel() -> None:
+    noise = [ReadNoise(additive=0.1), OutputNoise(std=0.1)]
+    found = disturbance(noise, 2.0, 3.0, None, 1.0)
+    assert found is not None
+    assert found.output == pytest.approx(0.3)

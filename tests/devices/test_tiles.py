@@ -61,8 +61,9 @@ def test_a_tile_holds_rows_in_im2col_order() -> None:
         (CONV, (64, 64, 3, 3), 3),  # 576 rows
         (CONV, (512, 512, 3, 3), 18 * 2),
         (DEPTHWISE, (32, 1, 3, 3), 2),  # 9 x 1 blocks, 28 on the diagonal of a tile
-        (BatchedLinear((6,)), (6, 86, 128), 3),  # 2 blocks a tile: its columns are the fewer
-        (BatchedLinear((6,)), (6, 86, 200), 6),
+        (BatchedLinear((6,)), (6, 128, 60), 3),  # 2 blocks a tile: its columns are the fewer
+        (BatchedLinear((6,)), (6, 60, 128), 3),
+        (BatchedLinear((6,)), (6, 60, 200), 6),
         (GROUPED, (512, 100, 3, 2), 2 * 3 * 1),  # 600 rows, 256 columns a group
     ],
 )

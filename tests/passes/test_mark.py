@@ -44,6 +44,7 @@ def test_reasons_reach_the_summary() -> None:
     reasons = {d.reason for d in summary(analog).digital}
     assert any("buffer" in r for r in reasons)
     assert any("activations" in r for r in reasons)
+    assert not {"LayerNorm", "Embedding"} & {d.operator for d in summary(analog).digital}
     assert {r.name for r in regions(analog)} == {"analog_one", "words"}
 
 
