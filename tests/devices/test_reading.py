@@ -68,6 +68,7 @@ def test_pairs_of_significance_count_by_their_shares() -> None:
     [
         (OutputNoise(std=0.1), 0.1 * 3.0),  # of the ADC's range
         (ReadNoise(additive=0.1), 0.1 * 2.0 * 5**0.5),  # of the weights' range, at 5 inputs of 1
+        (ReadNoise(additive=0.1, reads=4), 0.05 * 2.0 * 5**0.5),  # the mean of four
         (ReadNoise(multiplicative=0.1), 0.1 * 4.0 * 5**0.5),  # of weights of 4
     ],
 )
