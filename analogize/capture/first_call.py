@@ -103,7 +103,9 @@ def _looking(seen: set[Any], kind: Any, following: _Following) -> Iterator[None]
         if following.refused is None or error is following.refused:
             raise
         raise following.refused from error
-    seen.add((kind, _BRANCHES) if following.may_branch else kind)
+    # Once it branched, a call that reads no values is no proof that the next reads none.
+    branches = following.may_branch or not following.is_first
+    seen.add((kind, _BRANCHES) if branches else kind)
 
 
 def _kind_of(value: Any) -> Any:

@@ -74,6 +74,20 @@ def test_a_branch_on_values_taken_later(condition: str, use: str, example: Any) 
                 analog(X + 5000)
 
 
+def test_a_call_that_reads_no_values_ends_no_looking() -> None:
+    model = Branching(lambda x: reads[0] and x.sum() > 1000, USES["register"])
+    reads = [True]
+    analog = analogize(model, TARGET, example_inputs=X).eval()
+
+    with torch.no_grad():
+        analog(X)
+        reads[0] = False
+        analog(X)
+        reads[0] = True
+        with pytest.raises(CaptureError, match="weight of 'inner'"):
+            analog(X + 5000)
+
+
 def test_a_model_that_reads_no_values_is_looked_at_once() -> None:
     analog = analogize(Branching(lambda x: False, None), TARGET, example_inputs=X).eval()
 
