@@ -1,7 +1,8 @@
 """Time several callables in turn within one process, as ratios to one of them.
 
 Every round runs each case once, so that a machine whose speed drifts slows all of them; the ratio
-is taken round by round, and its median and quartiles are reported. CPU time counts all threads.
+is taken round by round, and its median and quartiles are reported. CPU time counts all threads;
+with ``--wall`` it is the time on the clock, with a user's own allocator and threads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Timing:
-    """One case: median CPU milliseconds, and its ratio to the baseline (quartiles)."""
+    """One case: median milliseconds, and its ratio to the baseline (quartiles)."""
 
     name: str
     baseline: str
@@ -39,17 +40,19 @@ def compare(
     rounds: int,
     warmup: int = 3,
     limits: Mapping[str, float] | None = None,
+    wall: bool = False,
 ) -> list[Timing]:
-    """Time ``cases``: name -> (name of its baseline, callable)."""
+    """Time ``cases``: name -> (name of its baseline, callable); CPU time, or the clock's."""
+    clock = time.perf_counter if wall else time.process_time
     for _ in range(warmup):
         for _, run in cases.values():
             run()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, (_, run) in cases.items():
-            start = time.process_time()
+            start = clock()
             run()
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(clock() - start)
     rows = []
     for name, (baseline, _) in cases.items():
         ratios = np.divide(seconds[name], seconds[baseline])
@@ -67,9 +70,10 @@ def steady_process() -> None:
     same tensors cost twice the page faults in another order of frees: an eager model and its own
     torch.fx trace differ by up to 1.4x. Threads that
     wait would spin, and be counted as work. MALLOC_TRIM_THRESHOLD_ in the environment, whatever its
-    value, leaves everything as it is.
+    value, leaves everything as it is, and so does ``--wall`` among the arguments.
     """
-    if sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" in os.environ:
+    taken = "--wall" in sys.argv or "MALLOC_TRIM_THRESHOLD_" in os.environ
+    if sys.platform != "linux" or taken:
         return
     steady = {
         "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1),
@@ -82,7 +86,7 @@ def steady_process() -> None:
 def print_table(title: str, rows: list[Timing]) -> None:
     """Print the ratios and what they were measured on."""
     table = Table(title=title, title_justify="left")
-    for name in ("case", "CPU ms", "ratio to", "ratio", "quartiles", "aim"):
+    for name in ("case", "ms", "ratio to", "ratio", "quartiles", "aim"):
         table.add_column(name, justify="left" if name in ("case", "ratio to") else "right")
     for row in rows:
         table.add_row(
