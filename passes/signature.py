@@ -57,7 +57,7 @@ PRODUCTS: dict[Any, Signature] = {
 DISTANCES = (F.cosine_similarity, F.pairwise_distance, torch.cdist)
 
 
-# Operators that hold products, and how they are taken apart; see frontends/operators.py.
+# Operators that hold products, and how they are taken apart; see capture/composites.py.
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from analogize import Target, analogize, regions, summary
 from analogize.capture.capture import capture
 from analogize.capture.pipeline import run
-from analogize.passes.choice import Declined
+from analogize.passes.choice import DISTANCE, Declined
 from analogize.passes.functionalize import functionalize
 from analogize.passes.mark import mark
 from analogize.passes.split_bias import split_bias
@@ -127,3 +127,47 @@ def test_attributes_known_at_run_time_only_are_declined() -> None:
     assert mark(graph, load_target("ideal")) == 0
     (record,) = (n.meta["analog"] for n in graph.graph.nodes if "analog" in n.meta)
     assert record.reason == "its stride is computed at run time"
+
+
+class Related(nn.Module):
+    """Distances and products between activations, between weights, and across."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        across = torch.cdist(x, self.table) + F.cosine_similarity(x, self.table[:1]).sum()
+        inside = torch.cdist(x, x).sum() + torch.cdist(self.table, self.table).sum()
+        return F.linear(x, x[:4]) + across + inside
+
+
+def test_only_what_meets_a_stored_tensor_is_a_distance_to_one() -> None:
+    graph, target = fx.symbolic_trace(Related()), load_target("ideal")
+    assert mark(graph, target) == 0
+    records = [n.meta["analog"] for n in graph.graph.nodes if "analog" in n.meta]
+    assert [(r.operator, r.reason) for r in records] == [
+        ("cdist", DISTANCE),
+        ("cosine_similarity", DISTANCE),
+        ("linear", "both are activations"),
+    ]
+
+
+class Scale(nn.Module):
+    """A leaf whose only parameters are vectors."""
+
+    __module__ = "torch.nn"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain
+
+
+def test_a_module_of_vectors_is_no_product() -> None:
+    graph = fx.symbolic_trace(nn.Sequential(Scale(), nn.LSTM(4, 4)))
+    assert mark(graph, load_target("ideal")) == 0
+    (record,) = (n.meta["analog"] for n in graph.graph.nodes if "analog" in n.meta)
+    assert record.operator == "LSTM"
