@@ -6,7 +6,8 @@ analog operator multiplies by noisy weights on the way forward and by clean ones
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -70,6 +71,13 @@ class Convolution:
     def dimensions(self) -> int:
         """Number of spatial dimensions."""
         return len(self.stride)
+
+    def with_output_padding(self, output_padding: int | Sequence[int]) -> Convolution:
+        """The same product with another ``output_padding``: one value, or one a dimension."""
+        one = isinstance(output_padding, int)
+        values = (output_padding,) if one else tuple(output_padding)  # type: ignore[arg-type]
+        every = values * self.dimensions if len(values) == 1 else values
+        return replace(self, output_padding=every)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Shapes: x (B, C_in, *spatial) or unbatched; w as in torch; returns (B, C_out, *out)."""

@@ -267,6 +267,8 @@ class Converter(FixedRange):
             return "waits for data"
         if self.range.ndim > 1:
             return f"{self.range.shape[1]} channels"
+        if not self.is_known:
+            return "not calibrated"
         low, high = self.range.tolist()
         learned = "learned " if self.learning is not None else ""
         return learned + (f"±{high:.3g}" if low == -high else f"[{low:.3g}, {high:.3g}]")

@@ -201,6 +201,15 @@ class HeldWeights(FixedRange):
     def extra_repr(self) -> str:
         """Shape, bits and range, for ``print(model)``."""
         bits = "no bits" if self.bits is None else f"{self.bits} bits"
+        return f"{tuple(self.shape)}, {bits}, {self._described}"
+
+    @property
+    def _described(self) -> str:
+        if self.settings.range is None:
+            return "no range"
+        if self.is_pending:
+            return "a range that waits for weights"
         if self.range.ndim > 1:
-            return f"{tuple(self.shape)}, {bits}, per-channel range"
-        return f"{tuple(self.shape)}, {bits}, [{self.range[0]:.4g}, {self.range[1]:.4g}]"
+            return "per-channel range"
+        low, high = self.range.tolist()
+        return f"[{low:.4g}, {high:.4g}]"

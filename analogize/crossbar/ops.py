@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
@@ -173,7 +172,7 @@ class AnalogOp(nn.Module):
         self,
         x: Tensor,
         weight: Tensor,
-        output_padding: tuple[int, ...] | None = None,
+        output_padding: int | tuple[int, ...] | None = None,
         through: Callable[[Tensor], Tensor] | None = None,
         product: Product | None = None,
     ) -> Tensor:
@@ -190,7 +189,7 @@ class AnalogOp(nn.Module):
         """
         product = self.product if product is None else product
         if output_padding is not None and isinstance(product, Convolution):
-            product = replace(product, output_padding=output_padding)
+            product = product.with_output_padding(output_padding)
         tiles = self.tiles
         if tiles is not None and product is not self.product:
             tiles = tiles.with_product(product)

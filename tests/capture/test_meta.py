@@ -10,6 +10,7 @@ from analogize import analogize, calibrate, clip_weights, noise_mode, program
 from analogize.crossbar.chip import regions
 from analogize.crossbar.ops import operators
 from analogize.errors import CalibrationError
+from analogize.targets.load import names
 from analogize.targets.spec import StdRange, Target, Weights
 
 
@@ -86,3 +87,14 @@ def test_percentile_ranges_still_need_calibration() -> None:
         analog(x)
     calibrate(analog, [x])
     assert torch.isfinite(analog(x)).all()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_model_without_weights_can_be_printed(name: str) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.ConvTranspose1d(4, 4, 3), nn.Linear(4, 4))
+    analog = analogize(model, name)
+    says = "no range" if name == "ideal" else "a range that waits for weights"
+    assert str(analog).count(says) == 3
+    assert "nan" not in str(analog)
+    assert says not in str(analogize(nn.Linear(4, 4), "pcm_8bit"))

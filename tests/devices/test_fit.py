@@ -100,6 +100,10 @@ def test_json_and_csv_are_all_that_the_command_prints(measurements: Path) -> Non
         ("target,measured\n1\n", "row 2, column 'measured': ''"),
         ("target,measured\n", "no reading at a conductance above 0"),
         ("target,measured\n1,2\n1,3\n1,4\n", "degree 2 needs readings at 3 target"),
+        (
+            "target,measured\n" + "".join(f"{t},{t + k}\n" for t in (1, 2) for k in range(3)),
+            "degree 2 needs readings at 3 target conductances at least, and the file has 2",
+        ),
         ("target,measured\n1,1\n2,2\n3,3\n", r"1 reading\(s\) at the target 1"),
         (
             "target,measured\n" + "".join(f"{t},{t}\n" * 3 for t in (1, 2, 3)),
@@ -234,6 +238,15 @@ def test_the_plot_shows_every_level_and_the_fit_over_all_of_them(tmp_path: Path)
     assert fitted.get_ydata() == pytest.approx(fit.sigma(at))
     points = next(line for line in below.lines if len(line.get_xdata()) == len(fit.levels))
     assert list(points.get_xdata()) == list(fit.levels)
+    # Residuals in standard errors, as chi-square has them, around a line at zero.
+    freedom = len(fit.levels) - 2
+    assert np.square(points.get_ydata()).sum() == pytest.approx(fit.chi_square * freedom)
+    assert [0, 0] in [list(line.get_ydata()) for line in below.lines]
+    _, bias = above.containers
+    (spans,) = bias.lines[2]
+    ends = np.array(spans.get_segments())[:, :, 1]
+    assert ends.mean(1) == pytest.approx(fit.bias)
+    assert np.diff(ends)[:, 0] == pytest.approx(2 * fit.spread / np.sqrt(fit.counts))
 
 
 @pytest.mark.parametrize(("bias", "curves"), [((), 1), ((0.1, 0.2), 2)])

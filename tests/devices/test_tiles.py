@@ -1,5 +1,7 @@
 """Tiles: pieces add up to the whole, in im2col order, and counts agree with drawings."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ CASES: list[tuple[Product, tuple[int, ...], tuple[int, ...]]] = [
     (TRANSPOSED, (2, 5, 6), (5, 4, 3)),
     (GROUPED_TRANSPOSED, (2, 9, 4, 4), (9, 2, 2, 3)),
     (GROUPED_TRANSPOSED, (9, 4, 4), (9, 2, 2, 3)),
+    (replace(GROUPED_TRANSPOSED, groups=2), (2, 8, 4, 4), (8, 2, 2, 3)),
 ]
 
 
@@ -47,6 +50,7 @@ def test_a_tile_holds_rows_in_im2col_order() -> None:
     weights = torch.arange(12.0).view(1, 3, 2, 2)
     by_four = pieces(product, weights.shape, 4)
     assert by_four[1].weights(weights).flatten().tolist() == [4, 5, 6, 7]
+    assert all(piece.mask is None for piece in by_four), "whole channels need no mask"
     by_three = pieces(product, weights.shape, 3)
     assert by_three[1].weights(weights).flatten().tolist() == [0, 0, 0, 3, 4, 5, 0, 0]
 

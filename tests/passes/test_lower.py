@@ -4,16 +4,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from analogize import analogize, program
 from analogize.capture.capture import capture
 from analogize.capture.pipeline import run
 from analogize.crossbar.ops import operators
+from analogize.crossbar.transposed import TransposedArray
 from analogize.model.calls import example_call
 from analogize.passes import PIPELINE
 from analogize.passes.lower import lower
+from analogize.passes.mark import mark
 from analogize.passes.request import Request
 from analogize.targets import load_target
 
@@ -154,3 +156,45 @@ def test_only_one_matrix_in_memory_read_both_ways_shares_an_array(
     target = make_target(array={"rows": 8, "cols": 8, "transposable": True})
     first, second = operators(analogize(Tied(), target, example_inputs=torch.randn(2, 4)))
     assert (getattr(second.array, "home", None) is first.array) == shares
+
+
+def test_an_output_padding_known_at_run_time_only_reaches_the_operator() -> None:
+    class Upwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 2, 3))
+
+        def forward(self, x: Tensor, extra: int) -> Tensor:
+            fixed = F.conv_transpose1d(x, self.weight, stride=2, output_padding=1)
+            return fixed.sum() + F.conv_transpose1d(x, self.weight, stride=2, output_padding=extra)
+
+    graph, x = fx.symbolic_trace(Upwards()), torch.randn(2, 3, 4)
+    assert mark(graph, load_target("ideal")) == lower(graph, load_target("ideal")) == 2
+    graph.recompile()
+    paddings = [op.product.output_padding for op in operators(graph)]
+    assert paddings == [(1,), (0,)], "what is not known yet stays out of the region"
+    for extra in (0, 1, (1,)):
+        torch.testing.assert_close(graph(x, extra), Upwards.forward(graph, x, extra))
+
+
+def test_a_region_says_where_it_stands_in_the_model() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(24, 5, bias=False))
+    graph = capture(model, None)
+    graph.meta["request"] = Request(example_call(torch.randn(2, 3, 8)))
+    run(graph, load_target("ideal"), BEFORE_LOWER)
+
+    first, second = (op.region for op in operators(graph))
+    assert (first.index, second.index) == (0, 1)
+    assert (first.bias, second.bias) == ("0.bias", None)
+    assert (first.input_shape, first.output_shape) == ((2, 3, 8), (2, 4, 6))
+    assert (second.input_shape, second.output_shape) == ((2, 24), (2, 5))
+
+
+def test_weights_without_memory_share_no_array(make_target: Any) -> None:
+    """On the meta device all tensors lie at one address."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    target = make_target(array={"rows": 8, "cols": 8, "transposable": True})
+    first, second = operators(analogize(model, target))
+    assert first.array is not second.array
+    assert not isinstance(second.array, TransposedArray)
