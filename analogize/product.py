@@ -74,8 +74,8 @@ class Convolution:
 
     def with_output_padding(self, output_padding: int | Sequence[int]) -> Convolution:
         """The same product with another ``output_padding``: one value, or one a dimension."""
-        one = isinstance(output_padding, int)
-        values = (output_padding,) if one else tuple(output_padding)  # type: ignore[arg-type]
+        given = [output_padding] if isinstance(output_padding, int) else output_padding
+        values = tuple(given)
         every = values * self.dimensions if len(values) == 1 else values
         return replace(self, output_padding=every)
 
