@@ -15,6 +15,7 @@ from analogize.product import (
     Linear,
     Product,
     columns,
+    from_channels,
     output_channels,
     per_channel,
 )
@@ -135,3 +136,33 @@ def test_columns_of_products_side_by_side_are_those_of_every_block(
     for block in range(math.prod(batch)):
         expected = blocks[:, block].reshape(-1, outputs)
         assert torch.equal(found[:, block * outputs : (block + 1) * outputs], expected)
+
+
+LAYOUTS: list[tuple[Product, tuple[int, ...]]] = [
+    (Linear(), (4, 6)),
+    (Linear(), (6,)),
+    (BatchedLinear((2, 3)), (2, 3, 4, 5)),
+    *[
+        (Convolution("conv2d", (1, 1), (0, 0), (1, 1), turned, (0, 0), groups), (6, 4, 3, 2))
+        for turned in (False, True)
+        for groups in (1, 2, 3)
+    ],
+]
+
+
+@pytest.mark.parametrize(("product", "shape"), LAYOUTS)
+def test_weights_a_channel_are_put_back_where_they_were_taken(
+    product: Product, shape: tuple[int, ...]
+) -> None:
+    weight = torch.randn(shape)
+    rows = per_channel(product, weight)
+    assert rows.shape[0] == output_channels(product, weight.shape)
+    assert from_channels(product, rows, weight.shape).equal(weight)
+    numbers = torch.arange(float(len(rows)))
+    spread = from_channels(product, numbers[:, None].expand_as(rows), weight.shape)
+    assert spread.equal(product.channels(numbers, weight.shape).expand(shape))
+
+
+def test_columns_of_a_linear_product_are_its_last_dimension() -> None:
+    y = torch.randn(2, 3, 5)
+    assert columns(Linear(), y, 5).equal(y.view(6, 5))
