@@ -163,6 +163,15 @@ def test_weights_a_channel_are_put_back_where_they_were_taken(
     assert spread.equal(product.channels(numbers, weight.shape).expand(shape))
 
 
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+def test_gains_a_channel_scale_the_output_as_they_scale_the_weights(batch: tuple[int, ...]) -> None:
+    product = BatchedLinear(batch)
+    x, w = torch.randn(*batch, 5, 7), torch.randn(*batch, 4, 7)
+    gains = torch.randn(math.prod(batch) * 4)
+    scaled = product.forward(x, w * product.channels(gains, w.shape))
+    torch.testing.assert_close(scaled, product.forward(x, w) * product.output_channels(gains))
+
+
 def test_columns_of_a_linear_product_are_its_last_dimension() -> None:
     y = torch.randn(2, 3, 5)
     assert columns(Linear(), y, 5).equal(y.view(6, 5))

@@ -54,7 +54,7 @@ class Witness:
 
     def cast(self, before: torch.dtype, now: torch.dtype) -> None:
         """Note that the chip itself was cast, which casting it back does not undo."""
-        if before != now:
+        if before != now and self._cast is None:
             self._cast = f"from {before} to {now}"
 
     def difference(self, weight: Tensor, stored: StoredWeight, inputs: int | None) -> str | None:

@@ -292,6 +292,19 @@ def test_every_change_of_the_weights_is_noticed(
     model(X)
 
 
+def test_a_cast_of_the_chip_alone_is_noticed() -> None:
+    """The weights come back from half precision as they were; a chip's deviations do not."""
+    layer = nn.Linear(8, 8)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(64.0).view(8, 8) / 64)
+    model = analogize(layer, TARGET).eval()
+    program(model, 0)
+    model.half().float()
+    assert model.get_parameter("weight").equal(torch.arange(64.0).view(8, 8) / 64)
+    with pytest.raises(ChipError, match=r"changed after.*from torch.float32 to torch.float16"):
+        model(X)
+
+
 def test_what_changes_no_weight_keeps_the_chip() -> None:
     model = fresh()
     chip = model(X)
