@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from glob import escape
 from typing import Any
 
@@ -21,6 +22,7 @@ from analogize.crossbar.chip import regions
 from analogize.crossbar.located import located
 from analogize.display.progress import progress_bar
 from analogize.errors import EvaluationError
+from analogize.evaluation.deployment import Deployment, Remedy
 from analogize.evaluation.estimate import Result
 from analogize.evaluation.inference import unpack
 from analogize.evaluation.montecarlo import check_arguments
@@ -84,6 +86,7 @@ def assign(
     screening: int = 10,
     seed: int = 0,
     progress: bool = False,
+    recalibration: Iterable[Any] | Remedy | None = None,
 ) -> Assignment:
     """Find the fewest multiply-accumulates to keep digital within an accuracy budget.
 
@@ -105,9 +108,13 @@ def assign(
         screening: Most chips that a candidate is tried on before it is worth a test.
         seed: What the chips' seeds derive from.
         progress: Whether to show a progress bar, on standard error.
+        recalibration: What every chip is given before it is judged, as in ``evaluate``: where
+            deployed chips are recalibrated, far less has to stay digital. The order in which
+            regions are tried does not know of it.
 
     Raises:
         EvaluationError: Arguments or data do not fit.
+        CalibrationError: There is nothing to recalibrate.
         AnalogizeError: The model cannot be rewritten for the target.
     """
     _check(max_drop, confidence, instances, screening)
@@ -123,8 +130,10 @@ def assign(
             text = f"{len(names)} of {len(macs)} regions digital, chip {chip}"
             bar.update(task, description=text, advance=1)
 
-        seen = Drops(analog, data, seed, watch)
-        unseen = None if test_data is None else Drops(analog, test_data, seed, watch)
+        # One for both: its batches are read once.
+        deployment = Deployment(recalibration=recalibration)
+        judged = partial(Drops, analog, seed=seed, watch=watch, deployment=deployment)
+        seen, unseen = judged(data), None if test_data is None else judged(test_data)
         search = Search(seen, unseen, max_drop, confidence, instances, screening)
         exhaustive = len(macs) <= _EXHAUSTIVE
         order = () if exhaustive else _worth(analog, data, macs, seed)

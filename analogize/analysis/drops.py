@@ -16,6 +16,7 @@ from analogize.crossbar.chip import noise_mode
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.seeds import chip_seed
+from analogize.evaluation.deployment import Deployment
 from analogize.evaluation.estimate import Estimate, error_of_mean
 from analogize.evaluation.inference import run_chip, undisturbed
 from analogize.evaluation.metrics import Accuracy
@@ -55,6 +56,7 @@ class Drops:
         data: Batches of (inputs, class indices), the same every time round.
         seed: What the chips' seeds derive from.
         watch: Called before every pass with the regions that are digital and the chip's number.
+        deployment: What happens to every chip before it is measured.
 
     Attributes:
         baseline: Accuracy of the digital model.
@@ -71,9 +73,11 @@ class Drops:
         data: Iterable[Any],
         seed: int,
         watch: Callable[[Sequence[str], int], None] = lambda names, chip: None,
+        deployment: Deployment | None = None,
     ) -> None:
         self._model, self._data, self._seed, self._watch = model, data, seed, watch
         self._score, self.passes = Hits(), 0
+        self._deployment = Deployment() if deployment is None else deployment
         self._ranks = Ranks(together=has_shards(model))
         everything = [region.name for _, region, _ in located(model)]
         self._digital = self._hits(everything, 0, 0)[0]
@@ -102,13 +106,17 @@ class Drops:
         self._watch(names, chip)
         self.passes += 1
         seed = chip_seed(chip_seed(self._seed, run), chip)
+        noisy = [op for op, region, _ in located(self._model) if region.name not in names]
+        # Nothing of a model that is wholly digital differs from chip to chip.
+        deployment = self._deployment if noisy else Deployment()
         with (
             digital_regions(self._model, names),
             noise_mode(self._model, "programmed"),
             undisturbed(self._model),
+            deployment.keeping(self._model),
         ):
-            drew = run_chip(self._model, self._data, self._score, seed).drew
-        noisy = [op for op, region, _ in located(self._model) if region.name not in names]
+            prepare = deployment.prepare(self._model, None)
+            drew = run_chip(self._model, self._data, self._score, seed, prepare).drew
         return self._score.rows(), not drew and all(op.array.is_silent for op in noisy)
 
 
@@ -143,10 +151,11 @@ def digital_regions(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
         """The observer of a calibration makes an operator digital, and needs to see nothing."""
 
     chosen: list[AnalogOp] = [op for op, region, _ in located(model) if region.name in names]
+    former = [op.observer for op in chosen]
     try:
         for op in chosen:
             op.observer = ignore
         yield
     finally:
-        for op in chosen:
-            op.observer = None
+        for op, before in zip(chosen, former, strict=True):
+            op.observer = before

@@ -349,13 +349,14 @@ def bypassed(
         return _ignore if observe is None else lambda x, y: observe(op, x, y)
 
     ops = operators(model)
+    former = [op.observer for op in ops]
     try:
         for op in ops:
             op.observer = watcher(op)
         yield
     finally:
-        for op in ops:
-            op.observer = None
+        for op, before in zip(ops, former, strict=True):
+            op.observer = before
 
 
 def _ignore(x: Tensor, y: Tensor) -> None:

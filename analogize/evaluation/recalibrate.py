@@ -175,7 +175,8 @@ def _recalibrate(
         else [
             (op, found.outputs[place])
             for place, op in enumerate(operators(model))
-            if place not in found.normed
+            # One that computes its digital product has no errors, and no scale of its own.
+            if place not in found.normed and op.observer is None
         ]
     )
     if not layers and not matched:

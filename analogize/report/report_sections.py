@@ -64,6 +64,8 @@ def robustness(evaluation: Evaluation, clean: float | None = None, own: float | 
         f"{evaluation.samples} samples on every chip; the interval is that of the mean over chips, "
         "the deviation that from chip to chip."
     )
+    if evaluation.fingerprint.deployment:
+        note += f" Before it was measured, every chip had: {evaluation.fingerprint.deployment}."
     return paragraph(note) + drawn + table([_level(level, evaluation.metric) for level in levels])
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from analogize import analogize, evaluate, regions
+from analogize import Recalibration, analogize, evaluate, regions
 from analogize.analysis.assignment_search import settled, subsets, upper_bound
 from analogize.analysis.drops import Drops, digital_regions, estimated
 from analogize.analyze import assign
-from analogize.crossbar.ops import operators
+from analogize.crossbar.ops import bypassed, operators
 from analogize.crossbar.seeds import chip_seed
 from analogize.errors import EvaluationError
+from analogize.evaluation.deployment import Deployment
 from analogize.targets.spec import FixedSNRNoise, Target
 
 LOUD = Target(name="loud", noise=(FixedSNRNoise(ratio=0.8),))
@@ -141,6 +142,61 @@ def test_drops_are_those_of_evaluate_sample_by_sample(trained) -> None:
     assert estimated(found).samples > 0
     assert drops.passes == 5
     assert all(op.array.chip is None for op in operators(analog))
+
+
+@pytest.fixture(scope="module")
+def normed():
+    """A classifier with BatchNorm before every activation, which recalibration re-estimates."""
+    torch.manual_seed(0)
+    blocks = [(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU()) for _ in range(1)]
+    blocks += [(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU()) for _ in range(2)]
+    model = nn.Sequential(*[layer for block in blocks for layer in block], nn.Linear(32, 4))
+    x = torch.randn(500, 8)
+    y = x[:, :4].argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval(), [(x, y)]
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_drops_after_recalibration_are_those_of_evaluate(normed, teacher: bool) -> None:
+    model, data = normed
+    analog = analogize(model, LOUD, example_inputs=data[0][0])
+    state = {name: value.clone() for name, value in analog.state_dict().items()}
+    remedy = Recalibration(data, model if teacher else None)
+    drops = Drops(analog, data, seed=7, deployment=Deployment(recalibration=remedy))
+    found = torch.stack(list(islice(drops.series(["3"], 2), 4)))
+    with digital_regions(analog, ["3"]):
+        run = {"instances": 4, "seed": chip_seed(7, 2), "progress": False}
+        level = evaluate(analog, data, recalibration=remedy, **run).levels[0]
+    right = model(data[0][0]).argmax(1) == data[0][1]
+    assert drops.baseline == pytest.approx(float(right.double().mean()))
+    expected = [drops.baseline - value for value in level.values]
+    assert found.mean(1).tolist() == pytest.approx(expected, abs=1e-6)
+    everything = [region.name for region in regions(analog)]
+    assert not next(drops.series(everything, 0)).any(), "what is wholly digital drops nothing"
+    assert all(value.equal(state[name]) for name, value in analog.state_dict().items())
+
+
+def test_less_has_to_stay_digital_where_chips_are_recalibrated(normed) -> None:
+    model, data = normed
+    as_is = assign(model, data, LOUD, max_drop=0.1)
+    batches = iter([data[0][0]])
+    recalibrated = assign(model, data, LOUD, max_drop=0.1, test_data=data, recalibration=batches)
+    assert recalibrated.digital_macs < as_is.digital_macs
+
+
+def test_what_is_digital_stays_so_when_others_look_on(trained) -> None:
+    model, data = trained
+    analog = analogize(model, LOUD, example_inputs=data[0][0])
+    everything = [region.name for region in regions(analog)]
+    with digital_regions(analog, everything), torch.no_grad():
+        with bypassed(analog), digital_regions(analog, everything[:1]):
+            analog(data[0][0])
+        torch.testing.assert_close(analog(data[0][0]), model(data[0][0]))
 
 
 def test_without_noise_one_pass_stands_for_all_chips(trained) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from analogize import analogize, evaluate
+from analogize import Recalibration, analogize, evaluate
 from analogize.analysis.converter_use import converter_use
 from analogize.cli import app
 from analogize.errors import ExportError
@@ -57,6 +57,18 @@ def test_the_same_results_make_the_same_file(tmp_path: Path) -> None:
         found = evaluate(model, data, eta=[0, 0.1], instances=3, progress=False)
         write_report(tmp_path / name, model, evaluation=found)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_says_what_every_chip_was_given(tmp_path: Path) -> None:
+    data = [(torch.randn(20, 1, 8, 8), torch.arange(20) % 10)]
+    model = analogize(DigitsNet(), "pcm_4bit", data)
+    remedy = Recalibration(data, model)
+    for recalibration, says in ((None, 0), (remedy, 1)):
+        found = evaluate(model, data, instances=2, progress=False, recalibration=recalibration)
+        write_report(tmp_path / "r.html", model, evaluation=found)
+        text = " ".join((tmp_path / "r.html").read_text().split())
+        words = f"Before it was measured, every chip had: {remedy.settings}."
+        assert text.count(words) == says
 
 
 @pytest.mark.parametrize(
