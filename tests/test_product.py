@@ -100,6 +100,8 @@ def test_channel_views_scale_whole_output_channels(
 
 def test_the_matrix_follows_im2col() -> None:
     assert Linear().matrix(torch.Size((10, 7))) == (1, 7, 10)
+    assert Linear().matrix(torch.Size((7,))) == (1, 7, 1)
+    assert BatchedLinear((2, 3)).matrix(torch.Size((2, 3, 10, 7))) == (6, 7, 10)
     conv = Convolution("conv2d", (1, 1), (0, 0), (1, 1), groups=2)
     assert conv.matrix(torch.Size((6, 4, 3, 3))) == (2, 36, 3)
     transposed = Convolution("conv", (1,), (0,), (1,), transposed=True, groups=2)
