@@ -162,3 +162,6 @@ def test_noises_of_one_size_do_not_cancel() -> None:
     found = disturbance(noise, 2.0, 3.0, None, 1.0)
     assert found is not None
     assert found.output == pytest.approx(0.3)
+    both = disturbance([ReadNoise(additive=0.1, multiplicative=0.1)], 2.0, 3.0, None, 1.0)
+    assert both is not None
+    assert (both.additive, both.multiplicative) == (pytest.approx(0.2), 0.1)
