@@ -162,6 +162,9 @@ def test_noises_of_one_size_do_not_cancel() -> None:
     found = disturbance(noise, 2.0, 3.0, None, 1.0)
     assert found is not None
     assert found.output == pytest.approx(0.3)
+    four = disturbance([OutputNoise(std=0.1, reads=4)], 2.0, 3.0, None, 1.0)
+    assert four is not None
+    assert four.output == pytest.approx(0.3 / 2), "the mean of four readings"
     both = disturbance([ReadNoise(additive=0.1, multiplicative=0.1)], 2.0, 3.0, None, 1.0)
     assert both is not None
     assert (both.additive, both.multiplicative) == (pytest.approx(0.2), 0.1)

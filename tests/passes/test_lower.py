@@ -57,6 +57,7 @@ def test_calls_with_other_attributes_are_other_regions_of_one_array(check_pass: 
     first, second = operators(module)
     assert first.array is second.array
     assert first.product != second.product
+    assert first.product.output_padding == (0,), "only what is transposed pads its output"
 
 
 @pytest.mark.parametrize("capture", ["auto", "fx"])
