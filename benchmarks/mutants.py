@@ -1,7 +1,7 @@
 """Break the core in small ways, one at a time: the tests must notice each.
 
     python benchmarks/mutants.py --count 40 --seed 0
-    python benchmarks/mutants.py --file passes/lower.py    every place of one file
+    python benchmarks/mutants.py --file passes/lower.py    of one file alone
 
 Mutants are drawn with a fixed seed from the files below: a comparison, an arithmetic or a logical
 operator, a condition or a number is changed. Each is tested in a copy of the sources, by the test
@@ -88,19 +88,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--patience", type=float, default=600, help="seconds for one mutant")
     parser.add_argument("--minutes", type=float, default=30, help="no new mutant after so long")
-    parser.add_argument("--file", choices=sorted(CORE), help="every place of this file alone")
+    parser.add_argument("--file", choices=sorted(CORE), help="of this file alone")
     parser.add_argument("--again", type=Path, help="only what survived by this run's output")
     asked = parser.parse_args()
     again = None
     if asked.again is not None:
         told = (line.split(" ", 2) for line in asked.again.read_text().splitlines())
         again = {words[2] for words in told if words[0] == "SURVIVED"}
-    everything = [Mutant(p, k) for p in CORE for k in range(len(list(places(tree(p)))))]
+    files = CORE if asked.file is None else [asked.file]
+    everything = [Mutant(p, k) for p in files for k in range(len(list(places(tree(p)))))]
     sample = random.Random(asked.seed).sample(everything, min(asked.count, len(everything)))
     if again is not None:
         sample = everything  # places move with every change of a file
-    if asked.file is not None:
-        sample = [mutant for mutant in everything if mutant.path == asked.file]
     known = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
     end, noticed, survivors, equivalent = time.monotonic() + 60 * asked.minutes, 0, 0, 0
     sound: set[str] = set()
