@@ -61,6 +61,10 @@ def test_pairs_of_significance_count_by_their_shares() -> None:
     # 3 weight units a microsiemens, two cells a pair, which hold a fifth and four fifths.
     expected = 2 * (0.5 * 2.0 * 3.0) ** 2 * (0.2**2 + 0.8**2)
     assert_close(found, torch.full((2,), expected))
+    # Cells of a weight of zero conduct nothing, and are as noisy as such cells are.
+    nothing = Conductance(g_min=0.0, g_max=25.0, pairs=2, significance=(1.0, 4.0))
+    found = CellNoise(((CURVE, 1.0),), nothing, 75.0).variance(torch.zeros(1))
+    assert_close(found, torch.full((1,), 2 * (0.3 * 3.0) ** 2 * (0.2**2 + 0.8**2)))
 
 
 @pytest.mark.parametrize(
