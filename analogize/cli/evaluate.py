@@ -183,10 +183,15 @@ def evaluate_command(
         raise typer.Exit(130) from error
     _report(result, out, plot, as_json, as_csv)
     if yield_above is not None:
-        for level, found in zip(result.levels, result.yield_above(yield_above), strict=True):
-            eta = "the target's own noise" if level.eta is None else f"eta {level.eta:g}"
-            time = "" if level.drift_time is None else f", {describe(level.drift_time)} later"
-            typer.echo(f"{eta}{time}: {found}", err=as_json or as_csv)
+        _tell_yields(result, yield_above, as_json or as_csv)
+
+
+def _tell_yields(result: Evaluation, threshold: float, quiet: bool) -> None:
+    """The share of chips above a threshold, a line a level."""
+    for level, found in zip(result.levels, result.yield_above(threshold), strict=True):
+        eta = "the target's own noise" if level.eta is None else f"eta {level.eta:g}"
+        time = "" if level.drift_time is None else f", {describe(level.drift_time)} later"
+        typer.echo(f"{eta}{time}: {found}", err=quiet)
 
 
 def _report(
