@@ -27,6 +27,7 @@ from analogize import (
     program,
     save,
 )
+from analogize.crossbar.converter import Converter
 from analogize.crossbar.learned import Learning, gradient, rest
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import CalibrationError
@@ -394,3 +395,20 @@ def test_a_learned_range_of_positive_values_holds_zero(make_target: Make) -> Non
     low, high = only(model).dac.range.tolist()
     assert low == 0
     assert 1 < high <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("grid", "data", "ends"),
+    [
+        ("affine", (0.1, 0.5), (0.0, 0.5)),
+        ("affine", (-0.5, -0.1), (-0.5, 0.0)),
+        ("affine", (-0.25, 0.5), (-0.25, 0.5)),
+        ("symmetric", (-0.25, 0.5), (-0.5, 0.5)),
+    ],
+)
+def test_a_learned_range_begins_as_its_grid_lies(
+    grid: Any, data: tuple[float, float], ends: tuple[float, float]
+) -> None:
+    converter = Converter(spec.Converter(bits=8, range=spec.LearnedRange(), grid=grid), 1)
+    converter.calibrate(*map(torch.tensor, data))
+    assert tuple(converter.range.tolist()) == ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from analogize.passes.request import Request
 from analogize.passes.verify import require_equal, verify
 from analogize.targets import load_target
 
-ONE, TWO = torch.ones(2), torch.full((2,), 2.0)
+ONE, TWO, INF = torch.ones(2), torch.full((2,), 2.0), float("inf")
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Pair:
         (ONE * (1 + 1e-3), ONE, "output 0 of the rewritten model differs"),
         # Against the largest value, however small or large it is.
         (ONE * 1.01e-3, ONE * 1e-3, "output 0 of the rewritten model differs"),
+        (torch.tensor([1.01e-3, INF]), torch.tensor([1e-3, INF]), "output 0 of the rewritten"),
+        (UserDict(a=ONE, b=TWO), UserDict(a=ONE, b=ONE), "output 1 of the rewritten model differs"),
         (ONE.half() * 1.05, ONE.half(), "output 0 of the rewritten model differs"),
         (ONE.bfloat16() * 1.25, ONE.bfloat16(), "output 0 of the rewritten model differs"),
     ],
