@@ -79,6 +79,7 @@ __all__ = [
     "depends_on_condition",
     "depends_on_time",
     "holds_until",
+    "is_by_device",
     "scale_of",
 ]
 
@@ -211,6 +212,12 @@ def acts_on_devices(model: NoiseModel) -> bool:
     return isinstance(model, DeviceModel) or (
         isinstance(model, CustomNoise) and model.on == "devices"
     )
+
+
+def is_by_device(model: NoiseModel) -> bool:
+    """Whether ``model`` changes every device by itself, wherever it lies."""
+    together = isinstance(model, IRDropNoise) or getattr(model, "length", None) is not None
+    return isinstance(model, DeviceModel) and not together
 
 
 def acts_on_signals(model: NoiseModel) -> bool:

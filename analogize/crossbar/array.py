@@ -8,22 +8,22 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from analogize.crossbar import noise
+from analogize.crossbar import blocks, noise
+from analogize.crossbar.blocks import Ends
 from analogize.crossbar.chip_data import ArrayData
-from analogize.crossbar.conductances import Drawn, simulate_cells
+from analogize.crossbar.conductances import Drawn, scale_of_cells, simulate_cells
 from analogize.crossbar.held import HeldWeights
 from analogize.crossbar.seeds import no_chip, outdated, region_seed
 from analogize.crossbar.witness import Witness
 from analogize.devices.cells import Reading
-from analogize.devices.compensation import factors, viewed
+from analogize.devices.compensation import Rule, ratio, sums, viewed
 from analogize.devices.custom import site_of
 from analogize.devices.layout import Layout
 from analogize.devices.random import Draws
 from analogize.devices.reading import read_once
 from analogize.model.one_pass import running_pass
 from analogize.model.stored import StoredWeight
-from analogize.product import Product
-from analogize.quantize import Bound
+from analogize.product import Convolution, Product
 from analogize.targets import spec
 from analogize.targets.noise import CustomNoise, acts_on_devices
 
@@ -89,26 +89,31 @@ class WeightArray(HeldWeights):
             ChipError: the reading's time is outside the range of a model.
         """
         if self.cell_bits is None:
-            return self._deviate(clean, *self._span(), generator, reading)
-        low, high = self._span()
+            return self.deviate(clean, self._ends(clean), generator, reading)
         parts = [
-            self._deviate(digit, low, high, source, reading.of_digit(index))
+            self.deviate(digit, self._ends(digit), source, reading.of_digit(index))
             for index, digit in enumerate(self.digits(clean))
             for source in [_part(generator, f"digit {index}")]
         ]
         return torch.stack(parts)
 
-    def _deviate(
-        self,
-        clean: Tensor,
-        low: Bound,
-        high: Bound,
-        generator: noise.Source,
-        reading: Reading,
+    def _ends(self, clean: Tensor) -> Ends:
+        return Ends(*self.span(), *scale_of_cells(self, clean))
+
+    def deviate(
+        self, clean: Tensor, ends: Ends, generator: noise.Source, reading: Reading
     ) -> Tensor:
-        total = clean
+        """What one plane of cells holds after one draw of every noise model, in array units.
+
+        Args:
+            clean: the intended weights, or one digit of them; all, or a block (blocks.py).
+            ends: the range and the cells' scale beside them.
+            generator: of noise on weights.
+            reading: of devices.
+        """
+        total, (low, high, full, factor) = clean, ends
         if any(acts_on_devices(model) and not noise.is_silent(model) for model in self.noise):
-            total = simulate_cells(self, clean, reading)
+            total = simulate_cells(self, clean, full, factor, reading)
         for index, model in enumerate(self.noise):
             source = _part(generator, f"noise {index}") if index else generator
             site = None
@@ -137,25 +142,33 @@ class WeightArray(HeldWeights):
             ChipError: the time is outside the range of a noise model.
         """
         self.settle(weight)
-        chip = self.draw(weight, seed, drift_time, cycle, name, conditions)
-        rule = self.compensation if compensation is None else compensation
-        correction = None
-        reading = self._reading(seed, drift_time, cycle, name, conditions)
-        if rule != "none" and drift_time > 0 and self.conductance is not None:
+        self.erase()  # its memory is the next one's
+        wanted = self.compensation if compensation is None else compensation
+        drifts = drift_time > 0 and self.conductance is not None
+        rule: Rule | None = wanted if wanted != "none" and drifts else None
+        before = None
+        if rule is not None:
             first = self.draw(weight, seed, 0.0, cycle, name)
-            before = self._read_once(first, self._reading(seed, 0.0, cycle, name, None))
-            found = factors(before, self._read_once(chip, reading), self.product, rule, self.layout)
-            correction = viewed(found, self.product)
-        drawn = Drawn(reading, self.noise)
-        self.hold(chip, correction, drawn)
+            before = self._sums(first, self._reading(seed, 0.0, cycle, name, None), rule)
+            del first
+        chip = self.draw(weight, seed, drift_time, cycle, name, conditions)
+        reading = self._reading(seed, drift_time, cycle, name, conditions)
+        correction = None
+        if rule is not None and before is not None:
+            correction = viewed(ratio(before, self._sums(chip, reading, rule)), self.product)
+        self.hold(chip, correction, Drawn(reading, self.noise))
 
-    def _read_once(self, chip: Tensor, reading: Reading) -> Tensor:
-        """The whole weights as one reading of every row finds them, with its read noise."""
-        low, high = self._span()
+    @torch.no_grad()
+    def _sums(self, chip: Tensor, reading: Reading, rule: Rule) -> Tensor:
+        """What a compensation compares, of the weights as one reading of every row finds them."""
         at = f"compensation cycle {reading.cycle} at {reading.time!r}"
-        return self.whole(
-            read_once(self.noise, chip, high - low, self.conductance, self.full, reading.draws, at)
-        )
+        turned = isinstance(self.product, Convolution) and self.product.transposed
+        if rule in ("global", "column") and not turned and blocks.is_large(self.shape):
+            columns = blocks.sums(self, chip, reading, at)
+            return columns.sum() if rule == "global" else columns
+        (low, high), full = self.span(), self.full
+        read = read_once(self.noise, chip, high - low, self.conductance, full, reading.draws, at)
+        return sums(self.whole(read), self.product, rule, self.layout)
 
     def hold(
         self, chip: Tensor, correction: Tensor | None, origin: Drawn | ArrayData | None
@@ -197,9 +210,11 @@ class WeightArray(HeldWeights):
         again = f" cycle {cycle}" if cycle else ""
         generator = torch.Generator("cpu").manual_seed(region_seed(seed, name + again))
         reading = self._reading(seed, drift_time, cycle, name, conditions)
+        if blocks.is_in_blocks(self, weight):
+            return blocks.draw(self, weight.detach(), generator, reading)
         clean = self.clean(weight.detach())
         chip = self.noisy(clean, generator, reading)
-        return chip.clone() if chip is clean else chip
+        return chip.clone() if chip is clean else chip.to(weight.dtype)
 
     def programmed(self, weight: Tensor, stored: StoredWeight, inputs: int | None = None) -> Tensor:
         """The chip's weights in array units.

@@ -46,22 +46,35 @@ class Drawn:
 
 
 def scale_of_cells(array: WeightArray, clean: Tensor) -> tuple[Bound, Tensor | None]:
-    """What takes the whole conductance range, and a factor on what cells stand for (or None).
+    """What takes the whole conductance range, and a factor on what cells stand for (or None)."""
+    mapping = array.conductance
+    if mapping is None or mapping.scale != "column":
+        return array.full, None
+    return scale_of_columns(array, per_channel(array.product, clean).abs().amax(1))
+
+
+def scale_of_columns(array: WeightArray, largest: Tensor) -> tuple[Bound, Tensor]:
+    """As ``scale_of_cells``, of columns whose largest weight is known, viewed against the weights.
 
     A column of zeros is multiplied by zero, its own scale; its cells are asked for any other.
     """
-    assert array.conductance is not None, "the target's schema asks for it"
-    if array.conductance.scale != "column":
-        return array.full, None
-    largest = per_channel(array.product, clean).abs().amax(1)
-    full = array.product.channels(largest.where(largest > 0, 1), clean.shape)
-    return full, array.product.channels(largest.sign(), clean.shape)
+    full = array.product.channels(largest.where(largest > 0, 1), array.shape)
+    return full, array.product.channels(largest.sign(), array.shape)
 
 
-def simulate_cells(array: WeightArray, clean: Tensor, reading: Reading) -> Tensor:
-    """The weights that one digit's cells stand for when read; shapes as ``clean``."""
+def simulate_cells(
+    array: WeightArray, clean: Tensor, full: Bound, factor: Tensor | None, reading: Reading
+) -> Tensor:
+    """The weights that one digit's cells stand for when read; shapes as ``clean``.
+
+    Args:
+        array: the array.
+        clean: all weights, or a block of them where every device is drawn by itself.
+        full: from ``scale_of_cells``, as ``factor``, of these weights.
+        factor: likewise.
+        reading: of the cells.
+    """
     assert array.conductance is not None, "the target's schema asks for it"
-    full, factor = scale_of_cells(array, clean)
     read = cells_of_digit(array, clean, full, Drawn(reading, array.noise))
     weights = from_cells(read, full, array.conductance)
     return weights if factor is None else weights * factor

@@ -28,18 +28,6 @@ if TYPE_CHECKING:
 # Elements. Beyond these, an array's own kernels take longer than starting them.
 LARGEST, TOGETHER = 2**17, 2**18
 
-# What acts on every device alike, wherever it lies.
-_EVERYWHERE = (
-    models.ProgrammingNoise,
-    models.WriteVerifyNoise,
-    models.RelaxationNoise,
-    models.VariationNoise,
-    models.StuckNoise,
-    models.DriftNoise,
-    models.LogDriftNoise,
-    models.OneOverFNoise,
-    models.TemperatureNoise,
-)
 _AT_PRODUCTS = (models.ReadNoise, models.OutputNoise)
 
 
@@ -200,7 +188,7 @@ def _kind(array: WeightArray, weight: Tensor) -> Any:
     mapping = array.conductance
     if mapping is None or mapping.scale == "column" or mapping.encoding == "offset":
         return None
-    if not all(isinstance(m, _EVERYWHERE) and getattr(m, "length", None) is None for m in loud):
+    if not all(map(models.is_by_device, loud)):
         return None
     return "devices", *common, array.noise, mapping
 

@@ -7,6 +7,8 @@ to be rescaled). A stage without bits has scale 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -117,17 +119,28 @@ class HeldWeights(FixedRange):
             return None
         return self.scale if self.scale.ndim == 0 else self.product.output_channels(self.scale)
 
-    def clean(self, weight: Tensor) -> Tensor:
-        """Clipped and quantized weights in array units, without noise; not differentiable."""
+    def clean(self, weight: Tensor, beside: Callable[[Bound], Bound] | None = None) -> Tensor:
+        """Clipped and quantized weights in array units, without noise; not differentiable.
+
+        Args:
+            weight: all weights, or a block of them.
+            beside: takes of what is viewed against all weights what lies beside the block.
+        """
         if self.limits is None:
             return weight
         if self.ends is not None and self.scale is not None and weight.dtype == torch.float32:
             gain = self.scale if self.folded else None
             return quantized(weight, self.scale, *self.ends, gain, weight.dtype)
-        clipped = clamp(weight, *self.limits)
-        grid = self.grid
+        limits, grid = self.limits, self.grid
+        if beside is not None:
+            limits = beside(limits[0]), beside(limits[1])
+        clipped = clamp(weight, *limits)
         if grid is None:
             return clipped
+        if beside is not None:
+            scale = beside(grid.scale)
+            assert isinstance(scale, Tensor), "a part of a tensor is one"
+            grid = Grid(scale, beside(grid.low), beside(grid.high))
         codes = to_codes(clipped, grid)
         return codes.mul_(grid.scale) if self.folded else codes
 
@@ -170,7 +183,7 @@ class HeldWeights(FixedRange):
         ends = [torch.as_tensor(end).abs().max() for end in (self.low, self.high)]
         return float(max(ends))
 
-    def _span(self) -> tuple[Bound, Bound]:
+    def span(self) -> tuple[Bound, Bound]:
         """W_min and W_max in array units; of a digit, where cells hold digits."""
         if self.cell_bits is not None:
             largest = min(2.0**self.cell_bits - 1, self._largest_code)
@@ -183,7 +196,7 @@ class HeldWeights(FixedRange):
     @property
     def full(self) -> Bound:
         """The end of the range that is farther from zero, in array units, against the weights."""
-        return full_scale(*self._span())
+        return full_scale(*self.span())
 
     @property
     def width(self) -> Bound:

@@ -30,11 +30,13 @@ class NoRange(PassError):  # noqa: N818 - a reason to stay digital, not the end 
         self.reason = reason
 
 
-def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: str) -> Tensor:
+def find_range(
+    weight: Tensor, product: Product, settings: spec.Weights, name: str, tells: bool = True
+) -> Tensor:
     """The range [W_min, W_max] that ``settings`` ask for, from the statistics of ``weight``.
 
     A warning tells where most weights are clipped, or lie on half a step of the grid, so that
-    rounding errors decide what they become.
+    rounding errors decide what they become; only if ``tells``.
 
     Returns:
         float32, shape (2,), or (2, output channels) with per-channel granularity; infinite without
@@ -61,9 +63,8 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
     ends = _with_extremes(rows, ends, rule, name)
     empty = ~(ends[1] - ends[0] > _SMALLEST) | _are_equal(rows, rule)
     if bool(empty.any()) and settings.granularity == "channel":
-        layer = find_range(
-            weight, product, settings.model_copy(update={"granularity": "tensor"}), name
-        )
+        one = settings.model_copy(update={"granularity": "tensor"})
+        layer = find_range(weight, product, one, name, tells)
         return torch.where(empty, layer.unsqueeze(1), ends)
     if bool(empty.any()):
         low, high = ends[:, 0].tolist()
@@ -72,7 +73,7 @@ def find_range(weight: Tensor, product: Product, settings: spec.Weights, name: s
             "below W_max by more than rounding errors; keep the region digital, or use a fixed "
             "range"
         )
-    if rule is not None:
+    if rule is not None and tells:
         _tell_what_is_lost(rows, ends, settings, name)
     return ends[:, 0] if settings.granularity == "tensor" else ends
 

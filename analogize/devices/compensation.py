@@ -36,13 +36,21 @@ def factors(
         0-d; one value an output channel; or (rows of tiles, output channels), alike for the columns
         of a tile. What reads zero keeps the factor 1.
     """
+    before, now = (sums(weights, product, rule, layout) for weights in (reference, drifted))
+    return ratio(before, now)
+
+
+def sums(weights: Tensor, product: Product, rule: Rule, layout: Layout | None = None) -> Tensor:
+    """The summed absolute weights that ``rule`` compares; shapes as what ``factors`` returns."""
     if rule == "tile":
         assert layout is not None, "the target's schema asks for it"
-        before, now = (_of_tiles(w, layout) for w in (reference, drifted))
-    else:
-        before, now = (per_channel(product, w).abs().sum(1) for w in (reference, drifted))
-    if rule == "global":
-        before, now = before.sum(), now.sum()
+        return _of_tiles(weights, layout)
+    columns = per_channel(product, weights).abs().sum(1)
+    return columns.sum() if rule == "global" else columns
+
+
+def ratio(before: Tensor, now: Tensor) -> Tensor:
+    """The factors, from what ``sums`` gave of the reference time and of now."""
     return (before / now).where((now > 0) & (before > 0), before.new_ones(()))
 
 

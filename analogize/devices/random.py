@@ -96,7 +96,7 @@ def chip_draw(like: Tensor, generator: torch.Generator, kind: str = "normal") ->
     begin = 0
     while begin < size:
         end = size if size - begin < 2 * _PIECE else begin + _PIECE
-        drawn = torch.empty(end - begin)
+        drawn = torch.empty(end - begin, dtype=torch.float32)
         (drawn.normal_ if kind == "normal" else drawn.uniform_)(generator=generator)
         flat[begin:end] = drawn
         begin = end

@@ -110,7 +110,7 @@ def _deviation(op: AnalogOp, weights: Tensor, model: NoiseModel, transposed: boo
         sigma = weights.std(correction=0) * model.ratio
     else:
         assert isinstance(model, GaussianNoise)
-        low, high = op.array._span()
+        low, high = op.array.span()
         span = (torch.as_tensor(high) - torch.as_tensor(low)).float()
         sigma = span if model.eta_std else span * model.eta
     values = array(sigma).astype(np.float32)
