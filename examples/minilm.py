@@ -237,9 +237,9 @@ def untrained(study: Study, model: Sentence, options: argparse.Namespace) -> Non
 
 
 def student_of(study: Study, model: Sentence, steps: int) -> Sentence:
-    """The distilled model, digital: from beside the results where an earlier run left it."""
+    """The distilled model, digital; as a run of as many steps left it beside the results."""
     trained, file = copy.deepcopy(model), study.file.with_name("student.pt")
-    if not file.exists():
+    if not file.exists() or study.results.get("distillation", {}).get("steps") != steps:
         torch.manual_seed(0)
         began = time.perf_counter()
         student: Any = analogize(model, trained_for(), study.texts.calibration)
