@@ -30,3 +30,5 @@ def test_the_recipe_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert results["distilled"]["pcm_joshi2020, fitting"]["count"] == 2
     assert results["distillation"]["steps"] == 3
     assert results["remedies"]["as it is"]["off"]["cosine"] <= 1
+    runpy.run_path(str(EXAMPLE), run_name="__main__")  # everything is there
+    assert json.loads((tmp_path / "results.json").read_text()) == results
