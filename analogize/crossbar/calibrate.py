@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from analogize.crossbar.converter import SMALLEST, Converter
-from analogize.crossbar.fitting import Ends, fit, squared_error
+from analogize.crossbar.fitting import Ends, column_percentile, fit, squared_error
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.stream import RESOLUTION, Columns, Stream
 from analogize.display.progress import can_show_bar
@@ -161,6 +161,8 @@ class _Watch:
             return _Found(where)
         held = values, counts, resolution
         quality = _quality(converter, (low, high), *held)
+        if isinstance(stream, Columns) and quality < _GOOD:
+            held = values.sort(0).values, counts, resolution
         better = {} if quality >= _GOOD else _better(converter, *held)
         return _Found(where, low, high, quality, better, instead)
 
@@ -241,7 +243,10 @@ def _better(
 def _column_ranges(
     rule: spec.CalibratedRange, converter: Converter, stream: Columns
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(values, minima, maxima)."""
+    """(values in any order, minima, maxima)."""
+    if isinstance(rule, spec.PercentileRange):
+        low, high = (column_percentile(stream.kept, each) for each in (rule.low, rule.high))
+        return stream.kept, low, high
     rows = stream.kept.sort(0).values
     if isinstance(rule, spec.MinMaxRange | spec.LeastSquaresRange):
         # The extremes are known of all vectors, not of the kept ones alone.

@@ -5,10 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from analogize import Target, analogize, calibrate
+from analogize.crossbar.fitting import column_percentile, percentile
 from analogize.crossbar.ops import operators
 from analogize.errors import CalibrationError
 
@@ -136,3 +139,13 @@ def test_a_recurrent_layer_is_calibrated_over_all_its_steps(make_target: Make) -
     # The last step's state enters no product.
     low, high = torch.aminmax(hidden[:, :-1])
     torch.testing.assert_close(recurrent.dac.range, torch.stack([low.clamp(max=0), high]).detach())
+
+
+@given(n=st.integers(1, 300), percent=st.floats(0, 100), ties=st.booleans())
+def test_percentiles_of_columns_are_those_of_sorted_columns(
+    n: int, percent: float, ties: bool
+) -> None:
+    rows = torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
+    rows = rows.round() if ties else rows
+    wanted = percentile(rows.sort(0).values, torch.ones(n, dtype=torch.long), percent)
+    assert torch.equal(column_percentile(rows, percent), wanted)
