@@ -23,6 +23,8 @@ from analogize import (
     regions,
 )
 from analogize.crossbar.ops import operators
+from analogize.crossbar.seeds import region_seed
+from analogize.devices.random import chip_draw
 from analogize.errors import ChipError
 from analogize.model.module import AnalogModule
 
@@ -280,3 +282,19 @@ def test_a_chip_without_noise_has_memory_of_its_own() -> None:
 
     assert torch.equal(chip, before)
     assert bool(chip.any())
+
+
+def test_every_cycle_is_another_draw_and_the_first_is_seeded_as_ever(make_target: Make) -> None:
+    """A chip that was published by its seed stays the same: cycle 0 is the bare region's."""
+    model = analogize(Two(), make_target(noise=[{"model": "fixed_snr", "ratio": 0.5}]))
+    op = operators(model)[0]
+    chips = []
+    for cycle in range(3):
+        program(model, 5, cycle=cycle)
+        assert op.array.chip is not None
+        chips.append(op.array.chip.clone())
+    assert not any(chips[i].equal(chips[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    weight = op.stored.value().detach()
+    own = torch.Generator().manual_seed(region_seed(5, op.region.name))
+    noise = chip_draw(weight, own) * weight.std(correction=0) * 0.5
+    torch.testing.assert_close(chips[0], weight + noise)
