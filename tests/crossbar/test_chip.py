@@ -298,3 +298,10 @@ def test_every_cycle_is_another_draw_and_the_first_is_seeded_as_ever(make_target
     own = torch.Generator().manual_seed(region_seed(5, op.region.name))
     noise = chip_draw(weight, own) * weight.std(correction=0) * 0.5
     torch.testing.assert_close(chips[0], weight + noise)
+
+
+@pytest.mark.parametrize(("time", "corrected"), [(0.0, False), (0.5, True), (3600.0, True)])
+def test_drift_is_compensated_from_its_first_moment(time: float, corrected: bool) -> None:
+    model = analogize(nn.Linear(6, 6), "pcm_joshi2020", [torch.randn(8, 6)])
+    program(model, 0, drift_time=time)
+    assert (operators(model)[0].array.correction is not None) == corrected
