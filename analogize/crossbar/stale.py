@@ -116,6 +116,10 @@ def _share(weight: Tensor, product: Product, low: Bound, high: Bound) -> float:
     found = 0
     for block in blocks(product, weight, by_channel):
         part = block.of(weight)
+        # Of most ranges no weight lies outside, which the extremes tell sooner than comparisons.
+        smallest, largest = torch.aminmax(part)
+        if not by_channel and bool((smallest >= low) & (largest <= high)):
+            continue
         outside = (part < block.beside(low)) | (part > block.beside(high))
         found += int(torch.count_nonzero(outside))
     return found / max(1, weight.numel())
