@@ -24,6 +24,7 @@ from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.loading import renew_ranges
 from analogize.crossbar.located import learned_ranges
+from analogize.crossbar.on_disk import weights_on_disk
 from analogize.crossbar.pretrained import follow_saving as _follow_saving
 from analogize.crossbar.reading_back import read_chip
 from analogize.errors import AnalogizeError
@@ -123,6 +124,7 @@ __all__ = [
     "summary",
     "to_digital",
     "train_robust",
+    "weights_on_disk",
     "write_report",
 ]
 

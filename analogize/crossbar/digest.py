@@ -40,5 +40,5 @@ def weights_digest(model: nn.Module) -> str:
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         raw = whole(value).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
+        digest.update(raw.numpy().data)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from analogize.crossbar.chip import noise_level, noise_mode, require_conditions, require_times
 from analogize.crossbar.chip_data import Chip
+from analogize.crossbar.on_disk import weights_on_disk as weights_in_files
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import chip_seed, integer
 from analogize.display.progress import progress_bar
@@ -54,6 +56,7 @@ def evaluate(
     distributed: bool = True,
     chips: Sequence[Chip] = (),
     conditions: Mapping[str, float] | None = None,
+    weights_on_disk: bool | str | os.PathLike[str] = False,
 ) -> Evaluation:
     """Measure a metric on ``instances`` programmed chips at every noise level.
 
@@ -108,6 +111,8 @@ def evaluate(
         chips: Chips given as data, measured beside the drawn ones: ``Evaluation.given``.
         conditions: Under which every chip is read, as in ``program``, for example
             ``{"temperature": 330.0}``.
+        weights_on_disk: Whether the weights lie in files while chips of them are in memory, or in
+            which folder: for models of which memory does not hold two (``weights_on_disk``).
 
     Returns:
         Values per chip with mean, standard deviation and 95 % confidence interval.
@@ -131,7 +136,12 @@ def evaluate(
     ranks = Ranks(distributed, together=has_shards(model))
     if device is not None:
         model = copy.deepcopy(model).to(device)
-    with noise_mode(model, "programmed"), undisturbed(model), deployment.keeping(model):
+    with (
+        _on_disk(model, weights_on_disk),
+        noise_mode(model, "programmed"),
+        undisturbed(model),
+        deployment.keeping(model),
+    ):
         settings = scores[0].settings, times, deployment.settings
         run = fingerprint(model, seed, etas, *settings, data_digest(data))
         empty = _empty(model, run, scores[0], instances, precision)
@@ -149,6 +159,14 @@ def evaluate(
 
             result = measure(bench, begun, keep)
         return measure_given(bench, result, chips) if chips else result
+
+
+def _on_disk(
+    model: nn.Module, asked: bool | str | os.PathLike[str]
+) -> AbstractContextManager[None]:
+    if asked is False:
+        return nullcontext()
+    return weights_in_files(model, None if asked is True else asked)
 
 
 def noise_levels(eta: Any) -> tuple[float | None, ...]:

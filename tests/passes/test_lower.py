@@ -163,18 +163,18 @@ def test_an_output_padding_known_at_run_time_only_reaches_the_operator() -> None
     class Upwards(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.randn(3, 2, 3))
+            self.weight = nn.Parameter(torch.randn(3, 2, 3, 3))
 
-        def forward(self, x: Tensor, extra: int) -> Tensor:
-            fixed = F.conv_transpose1d(x, self.weight, stride=2, output_padding=1)
-            return fixed.sum() + F.conv_transpose1d(x, self.weight, stride=2, output_padding=extra)
+        def forward(self, x: Tensor, extra: Any) -> Tensor:
+            fixed = F.conv_transpose2d(x, self.weight, stride=2, output_padding=1)
+            return fixed.sum() + F.conv_transpose2d(x, self.weight, stride=2, output_padding=extra)
 
-    graph, x = fx.symbolic_trace(Upwards()), torch.randn(2, 3, 4)
+    graph, x = fx.symbolic_trace(Upwards()), torch.randn(2, 3, 4, 4)
     assert mark(graph, load_target("ideal")) == lower(graph, load_target("ideal")) == 2
     graph.recompile()
     paddings = [op.product.output_padding for op in operators(graph)]
-    assert paddings == [(1,), (0,)], "what is not known yet stays out of the region"
-    for extra in (0, 1, (1,)):
+    assert paddings == [(1, 1), (0, 0)], "what is not known yet stays out of the region"
+    for extra in (0, 1, (1,), (1, 0)):
         torch.testing.assert_close(graph(x, extra), Upwards.forward(graph, x, extra))
 
 
