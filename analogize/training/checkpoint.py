@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
+from torch import Tensor
+from torch.optim import Optimizer
 
 from analogize.errors import TrainingError
 from analogize.evaluation.ranks import is_lost_process
@@ -166,6 +168,26 @@ def _require_checkpoint(file: Path) -> None:
             f"{file} is no checkpoint of distill(): it lacks {', '.join(lacking)}. Name another "
             "file for resume, or delete this one to start over"
         )
+
+
+def unfit_state(optimizers: Iterable[Optimizer]) -> str | None:
+    """The first state of an optimizer that is no number, and not shaped as its parameter either.
+
+    Optimizers may keep what they like, so it is asked only after one has failed.
+    """
+    for optimizer in optimizers:
+        for number, (parameter, state) in enumerate(optimizer.state.items()):
+            for key, value in state.items() if isinstance(state, Mapping) else [("state", state)]:
+                fits = isinstance(value, int | float | None)
+                if isinstance(value, Tensor):
+                    fits = value.shape in (parameter.shape, ())
+                if not fits:
+                    form = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                    return (
+                        f"'{key}' of parameter {number} is {form}, and the parameter "
+                        f"{tuple(parameter.shape)}"
+                    )
+    return None
 
 
 def _refusal(file: Path, cause: Exception) -> str:

@@ -26,6 +26,7 @@ from analogize.model.scores import scored
 from analogize.model.sharding import drop_copies, has_shards, shard
 from analogize.saving.lightning import add_description
 from analogize.training.batches import batch_size, unpack
+from analogize.training.checkpoint import unfit_state
 from analogize.training.diagnose import first_non_finite
 from analogize.training.features import feature_loss, recording, shared_regions
 from analogize.training.objective import Loss, Objective
@@ -125,8 +126,21 @@ class Distillation(L.LightningModule):
         return value
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then project the weights: every optimizer and strategy passes here."""
-        super().optimizer_step(*args, **kwargs)
+        """Step, then project the weights: every optimizer and strategy passes here.
+
+        Raises:
+            TrainingError: the checkpoint's optimizer is not one of these parameters.
+        """
+        try:
+            super().optimizer_step(*args, **kwargs)
+        except Exception as cause:
+            unfit = unfit_state(self.trainer.optimizers) if self._loaded_epoch else None
+            if unfit is None:
+                raise
+            raise TrainingError(
+                f"{self.trainer.ckpt_path}: its optimizer's {unfit}, so the run cannot go on from "
+                "it; delete it to start over, or name another file"
+            ) from cause
         self._project()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

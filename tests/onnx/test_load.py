@@ -19,6 +19,8 @@ from analogize.errors import ExportError
 from analogize.onnx.reading.load import load_onnx
 from analogize.onnx.writing.export import export_onnx
 
+IMAGE = torch.randn(1, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
 
 class Residual(nn.Module):
     def __init__(self) -> None:
@@ -77,3 +79,13 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(ExportError, match="no manifest"):
         load_onnx(path)
+
+
+def test_what_does_not_fit_a_region_is_said_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(analogize(nn.Sequential(nn.Conv2d(2, 3, 3)), "pcm_4bit", [IMAGE]), path, IMAGE)
+    loaded = load_onnx(path)
+    told = r"the file's region '0' cannot run on \(.*\).*channels"
+    with pytest.raises(ExportError, match=told), torch.no_grad():
+        loaded(torch.randn(1, 5, 6, 6))
+    assert loaded(IMAGE).shape == (1, 3, 4, 4)

@@ -167,3 +167,29 @@ def test_nothing_is_written_anywhere_else(tmp_path: Path, monkeypatch: pytest.Mo
 def test_folders_that_are_not_there_yet_are_made(tmp_path: Path) -> None:
     run(tmp_path / "runs" / "first" / "run.ckpt")
     assert os.listdir(tmp_path / "runs" / "first") == ["run.ckpt"]
+
+
+def _cut(state: Any) -> None:
+    state["momentum_buffer"] = state["momentum_buffer"][:1, :2]
+
+
+def _words(state: Any) -> None:
+    state["momentum_buffer"] = "none"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(_cut, r"is \(1, 2\)"), (_words, "is str")],
+)
+def test_an_optimizer_that_does_not_fit_is_named(
+    damage: Callable[[Any], None], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.ckpt"
+    with pytest.raises(ZeroDivisionError):
+        run(file, count=Count(stop_at=4))
+    content = torch.load(file, weights_only=True)
+    damage(content["optimizer_states"][0]["state"][0])
+    torch.save(content, file)
+    told = rf"run\.ckpt: its optimizer's 'momentum_buffer' of parameter 0 {message}.*delete it"
+    with pytest.raises(TrainingError, match=told):
+        run(file)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -244,14 +244,22 @@ def run(operator: str, attributes: dict[str, Any], *inputs: Any) -> Any:
     try:
         return OPERATORS[operator](*inputs, **attributes)
     except Exception as cause:
-        # Subclasses are somebody's signals: no memory left, or a shape that a compiler must guard.
-        if type(cause) not in _UNFIT:
-            raise
-        given = ", ".join(_shown(one) for one in inputs)
-        reason = str(cause).strip().split("\n")[0]
-        raise ExportError(
-            f"the file's operator '{operator}' cannot run on ({given}), {attributes}: {reason}"
-        ) from cause
+        raise_unfit(cause, f"operator '{operator}'", inputs, f", {attributes}")
+
+
+def raise_unfit(cause: Exception, what: str, inputs: Iterable[Any], more: str = "") -> NoReturn:
+    """Say of what the file holds that it cannot run on these inputs.
+
+    Raises:
+        ExportError: so.
+        Exception: ``cause`` itself, where it says nothing about the file.
+    """
+    # Subclasses are somebody's signals: no memory left, or a shape that a compiler must guard.
+    if type(cause) not in _UNFIT:
+        raise cause
+    given = ", ".join(_shown(one) for one in inputs)
+    reason = str(cause).strip().split("\n")[0]
+    raise ExportError(f"the file's {what} cannot run on ({given}){more}: {reason}") from cause
 
 
 _UNFIT = (

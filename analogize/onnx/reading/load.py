@@ -29,7 +29,7 @@ from analogize.onnx.reading.decode import (
     require_same_scales,
     require_unchanged,
 )
-from analogize.onnx.reading.kernels import bind, run
+from analogize.onnx.reading.kernels import bind, raise_unfit, run
 from analogize.onnx.reading.read import load_model, read_manifest
 from analogize.onnx.reading.settings import product_of, target_of
 from analogize.onnx.reading.trust import reading, require_leave
@@ -227,7 +227,7 @@ class _Loader:
             index=len(self.paths),
             calls=len(entry.calls),
         )
-        op = AnalogOp(array, product, target, region)
+        op = LoadedOp(array, product, target, region)
         for converter, known in ((op.dac, entry.dac), (op.adc, entry.adc)):
             if known is not None and known.range is not None:
                 converter.calibrate(*torch.tensor(known.range))
@@ -262,6 +262,21 @@ class _Loader:
             array.hold(torch.from_numpy(np.array(chip)), factors, None)
         path = self._keep(entry.weight.parameter, weight.detach())
         return array, path
+
+
+class LoadedOp(AnalogOp):
+    """An operator whose product the file describes, which may not fit what reaches it."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As ``AnalogOp.forward``.
+
+        Raises:
+            ExportError: the product cannot have these inputs.
+        """
+        try:
+            return super().forward(*args, **kwargs)
+        except Exception as cause:
+            raise_unfit(cause, f"region '{self.region.name}'", args[:1])
 
 
 def _owner(entry: RegionEntry) -> str:
