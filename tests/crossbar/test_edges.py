@@ -70,6 +70,13 @@ def test_a_printed_model_tells_bits_and_ranges(make_target: Callable[..., Target
     assert op.adc.extra_repr() == "no bits"
 
 
+def test_a_range_a_column_is_printed_as_so_many(make_target: Callable[..., Target]) -> None:
+    ranges = {"bits": 8, "range": {"kind": "minmax"}, "granularity": "channel"}
+    target = make_target(weights={"bits": 8, "range": {"kind": "absmax"}}, adc=ranges)
+    analog = analogize(nn.Linear(6, 4), target, [torch.randn(8, 6)])
+    assert "(adc): Converter(8 bits, 4 channels)" in str(analog)
+
+
 def test_a_bound_without_bits_bounds_nothing(make_target: Callable[..., Target]) -> None:
     target = make_target(adc={"bits": None, "range": {"kind": "bound", "bound": 0.01}})
     layer, x = nn.Linear(4, 3), torch.randn(5, 4)
