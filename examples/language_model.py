@@ -218,12 +218,24 @@ def main() -> None:
     keep("chips, LoRA", adapted(analog, model, batches[:16], held, few, sizes.adapted))
 
     began = time.perf_counter()
+    trained = distilled(model, target, batches, epochs=1 if options.tiny else 3)
+    keep("distillation", {"seconds": time.perf_counter() - began})
+    keep("distilled, digital", perplexity(trained, held))
+    analog = analogize(trained, target, batches[:4]).eval()
+    keep("distilled, chips", on_chips(analog, held, options.chips, options.times))
+    keep("distilled, chips, LoRA", adapted(analog, model, batches[:16], held, few, sizes.adapted))
+    program(analog, 0)
+    keep("generated, distilled", generate(analog, "Return the ", 40))
+
+
+def distilled(model: Decoder, target: Target, batches: list[Tensor], epochs: int) -> Decoder:
+    """A digital copy of ``model``, trained without labels to bear the noise of ``target``."""
     student = analogize(model, trained_for(target), batches[:4])
     distill(
         student,
         model,
         batches,
-        epochs=1 if options.tiny else 3,
+        epochs=epochs,
         hard=0.0,
         temperature=1.0,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3, weight_decay=0.0),
@@ -231,15 +243,9 @@ def main() -> None:
         accelerator="cpu",
         enable_progress_bar=False,
     )
-    keep("distillation", {"seconds": time.perf_counter() - began})
-    trained = Decoder(sizes.width)
+    trained = Decoder(model.embed.embedding_dim)
     trained.load_state_dict(digital_state(student))
-    keep("distilled, digital", perplexity(trained.eval(), held))
-    analog = analogize(trained, target, batches[:4]).eval()
-    keep("distilled, chips", on_chips(analog, held, options.chips, options.times))
-    keep("distilled, chips, LoRA", adapted(analog, model, batches[:16], held, few, sizes.adapted))
-    program(analog, 0)
-    keep("generated, distilled", generate(analog, "Return the ", 40))
+    return trained.eval()
 
 
 def fitting(name: str) -> Target:
