@@ -37,7 +37,8 @@ CORE = {
     "analogize/crossbar/array.py": [
         *("crossbar/test_edges.py", "crossbar/test_ops.py", "crossbar/test_chip.py"),
         *("crossbar/test_noise.py", "devices/test_chips.py", "crossbar/test_unmappable.py"),
-        *("crossbar/test_stale_chips.py", "crossbar/test_waiting.py"),
+        *("crossbar/test_stale_chips.py", "crossbar/test_waiting.py", "crossbar/test_blocks.py"),
+        "devices/test_more_models.py",
     ],
     "analogize/crossbar/converter.py": [
         *("crossbar/test_edges.py", "crossbar/test_ranges.py", "crossbar/test_calibrate.py"),

@@ -223,11 +223,16 @@ def sums(array: WeightArray, chip: Tensor, reading: Reading, name: str) -> Tenso
     low, high = array.span()
     ends, digits = Ends(low, high, array.full), array.cell_bits is not None
     like = chip[0] if digits else chip
-    draws, found = BlockDraws.of(reading.draws, like.numel()), []
+    draws = BlockDraws.of(reading.draws, like.numel())
+    # One tensor for all: many small ones that stay would keep the heap from being used again.
+    found = torch.empty(0)
     for block in blocks(array.product, like, by_channel=True):
         part = torch.stack([block.of(d) for d in chip]) if digits else block.of(chip)
         near = block.ends(ends)
         width, mapping = near.high - near.low, array.conductance
         read = read_once(array.noise, part, width, mapping, near.full, draws, name)
-        found.append(array.whole(read).abs().sum(1))
-    return torch.cat(found)
+        columns = array.whole(read).abs().sum(1)
+        if not len(found):
+            found = columns.new_empty(prod(block.shape[: block.lead]))
+        found[block.first : block.last] = columns
+    return found

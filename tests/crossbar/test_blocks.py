@@ -15,6 +15,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import region_seed
 from analogize.devices.cells import Reading
+from analogize.devices.compensation import factors, viewed
 from analogize.devices.random import Draws
 from analogize.errors import ChipError
 from analogize.targets import Target, load_target
@@ -84,6 +85,19 @@ def test_drift_is_compensated_as_of_the_whole(rule: str) -> None:
     before, now = (as_a_whole(array, weight, 3, t).abs().sum(1) for t in (0.0, DAY))
     wanted = before.sum() / now.sum() if rule == "global" else before / now
     assert array.correction is not None
+    assert torch.equal(array.correction, wanted)
+
+
+def test_drift_is_compensated_tile_by_tile_in_large_arrays_too() -> None:
+    torch.manual_seed(0)
+    analog = analogize(nn.Linear(613, 523).eval(), "pcm_joshi2020")
+    program(analog, 3, drift_time=DAY, compensation="tile")
+    (op,) = operators(analog)
+    array, weight = op.array, op.stored.value().detach()
+    before, now = (as_a_whole(array, weight, 3, t) for t in (0.0, DAY))
+    wanted = viewed(factors(before, now, array.product, "tile", array.layout), array.product)
+    assert array.correction is not None
+    assert wanted.unique().numel() == 4, "two by two tiles"
     assert torch.equal(array.correction, wanted)
 
 
