@@ -170,7 +170,26 @@ def _require_checkpoint(file: Path) -> None:
         )
 
 
-def unfit_state(optimizers: Iterable[Optimizer]) -> str | None:
+@contextmanager
+def naming_unfit_state(trainer: L.Trainer, resumed: bool) -> Iterator[None]:
+    """Say of a step that fails in a resumed run whether the checkpoint's optimizer is why.
+
+    Raises:
+        TrainingError: it is.
+    """
+    try:
+        yield
+    except Exception as cause:
+        unfit = _unfit_state(trainer.optimizers) if resumed else None
+        if unfit is None:
+            raise
+        raise TrainingError(
+            f"{trainer.ckpt_path}: its optimizer's {unfit}, so the run cannot go on from it; "
+            "delete it to start over, or name another file"
+        ) from cause
+
+
+def _unfit_state(optimizers: Iterable[Optimizer]) -> str | None:
     """The first state of an optimizer that is no number, and not shaped as its parameter either.
 
     Optimizers may keep what they like, so it is asked only after one has failed.

@@ -26,7 +26,7 @@ from analogize.model.scores import scored
 from analogize.model.sharding import drop_copies, has_shards, shard
 from analogize.saving.lightning import add_description
 from analogize.training.batches import batch_size, unpack
-from analogize.training.checkpoint import unfit_state
+from analogize.training.checkpoint import naming_unfit_state
 from analogize.training.diagnose import first_non_finite
 from analogize.training.features import feature_loss, recording, shared_regions
 from analogize.training.objective import Loss, Objective
@@ -131,16 +131,8 @@ class Distillation(L.LightningModule):
         Raises:
             TrainingError: the checkpoint's optimizer is not one of these parameters.
         """
-        try:
+        with naming_unfit_state(self.trainer, resumed=self._loaded_epoch > 0):
             super().optimizer_step(*args, **kwargs)
-        except Exception as cause:
-            unfit = unfit_state(self.trainer.optimizers) if self._loaded_epoch else None
-            if unfit is None:
-                raise
-            raise TrainingError(
-                f"{self.trainer.ckpt_path}: its optimizer's {unfit}, so the run cannot go on from "
-                "it; delete it to start over, or name another file"
-            ) from cause
         self._project()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
