@@ -12,7 +12,14 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from analogize.crossbar.converter import SMALLEST, Converter
-from analogize.crossbar.fitting import Ends, column_percentile, fit, squared_error
+from analogize.crossbar.fitting import (
+    Ends,
+    column_percentile,
+    deviation,
+    fit,
+    squared_error,
+    thinned,
+)
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.stream import RESOLUTION, Columns, Stream
 from analogize.display.progress import can_show_bar
@@ -34,7 +41,8 @@ def calibrate(model: nn.Module, data: Iterable[Any], *, progress: bool = True) -
     target's rules turn what enters and leaves each array into the ranges of its DAC and ADC
     (percentiles in Noisy Machines, section 5.2). Values are counted, not kept: beyond 2^16 of
     them, percentiles are exact to 0.4 % of themselves; extremes are exact always. A range a column
-    is made from up to 2^20 values of all columns together.
+    is made from up to 2^20 values of all columns together, of least squares from 512 that stand for
+    each column's.
 
     Data do not give every range. Where percentiles coincide although the values differ (one-hot
     inputs), the extremes are the range; of a constant, what lies between it and 0. A region that
@@ -143,8 +151,7 @@ class _Watch:
             return _Found(where)
         resolution = 0.0
         if isinstance(stream, Columns):
-            values, low, high = _column_ranges(rule, converter, stream)
-            counts = torch.ones(len(values), dtype=torch.long)
+            values, counts, (low, high) = _column_ranges(rule, converter, stream)
             extremes = stream.smallest, stream.largest
         else:
             try:
@@ -162,7 +169,7 @@ class _Watch:
         held = values, counts, resolution
         quality = _quality(converter, (low, high), *held)
         if isinstance(stream, Columns) and quality < _GOOD:
-            held = values.sort(0).values, counts, resolution
+            held = *_thinned(stream), resolution
         better = {} if quality >= _GOOD else _better(converter, *held)
         return _Found(where, low, high, quality, better, instead)
 
@@ -242,18 +249,30 @@ def _better(
 
 def _column_ranges(
     rule: spec.CalibratedRange, converter: Converter, stream: Columns
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(values in any order, minima, maxima)."""
-    if isinstance(rule, spec.PercentileRange):
-        low, high = (column_percentile(stream.kept, each) for each in (rule.low, rule.high))
-        return stream.kept, low, high
-    rows = stream.kept.sort(0).values
-    if isinstance(rule, spec.MinMaxRange | spec.LeastSquaresRange):
-        # The extremes are known of all vectors, not of the kept ones alone.
-        rows[0], rows[-1] = stream.smallest, stream.largest
+) -> tuple[Tensor, Tensor, Ends]:
+    """(values in any order, how often each occurs, minima and maxima)."""
+    rows, extremes = stream.kept, (stream.smallest, stream.largest)
     counts = torch.ones(len(rows), dtype=torch.long)
-    low, high = fit(rule, rows, counts, converter.bits, converter.kind)
-    return rows, low, high
+    match rule:
+        case spec.PercentileRange():
+            low, high = (column_percentile(rows, each) for each in (rule.low, rule.high))
+            return rows, counts, (low, high)
+        case spec.MinMaxRange():
+            return rows, counts, extremes
+        case spec.StdRange():
+            return rows, counts, deviation(rows, counts, rule.multiple, extremes)
+        case spec.LeastSquaresRange():
+            rows, counts = _thinned(stream)
+            return rows, counts, fit(rule, rows, counts, converter.bits, converter.kind)
+    raise AssertionError(f"unhandled range {rule!r}")
+
+
+def _thinned(stream: Columns) -> tuple[Tensor, Tensor]:
+    """Few values of every column, ascending, and how many each stands for."""
+    rows, counts = thinned(stream.kept)
+    # The extremes are known of all vectors, not of the kept ones alone.
+    rows[0], rows[-1] = stream.smallest, stream.largest
+    return rows, counts
 
 
 def _run(

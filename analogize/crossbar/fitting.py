@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +17,15 @@ from analogize.targets import spec
 
 Ends = tuple[Tensor, Tensor]
 
-# The search: from the extremes down to 2^-8 of them in eighths of an octave, then finer.
-_COARSE = [2.0 ** (-k / 4) for k in range(33)]
+# The search: from the extremes down to 2^-8 of them in octaves, then around the best, ever finer.
+_OCTAVES = [2.0**-k for k in range(1, 9)]
+_AROUND = [[2.0 ** (k / 4) for k in (-3, -2, -1, 1, 2, 3)]]
+_AROUND += [[2.0 ** (k / 16) for k in (-3, -2, -1, 1, 2, 3)]]
 # A share of the values of which finding the largest is cheaper than sorting all.
 _FEW = 16
-_FINE = [2.0 ** (k / 16) for k in range(-3, 4)]
+# Of a column's values: how many of the smallest, and of the largest, a search looks at one by one,
+# and at how many between them, each for the values around it.
+_TAIL, _BETWEEN = 64, 384
 
 
 def fit(
@@ -47,7 +52,7 @@ def fit(
         case spec.MinMaxRange():
             return values[0], values[-1]
         case spec.StdRange():
-            return deviation(values, counts, rule.multiple)
+            return deviation(values, counts, rule.multiple, (values[0], values[-1]))
         case spec.LeastSquaresRange():
             if bits is None:
                 return values[0], values[-1]
@@ -89,14 +94,39 @@ def column_percentile(rows: Tensor, percent: float) -> Tensor:
     return torch.lerp(*ends, position - below)
 
 
-def deviation(values: Tensor, counts: Tensor, multiple: float) -> Ends:
+def thinned(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Few values of every column of ``rows``, shape (n, columns), that stand for all of them.
+
+    Each column's extreme values, and of those between them, in ascending order, the middle one of
+    every group of equally many. A search of least squares looks at every value some eighty times;
+    of 5,400 drawn columns of up to 16,384 values, the error of the range found so was more than 2 %
+    above that of a search over all values in one of a hundred, and 13 % (0.5 dB) at worst.
+
+    Returns:
+        The values, ascending in each column, shape (512 at most, columns), and how many of ``rows``
+        each stands for.
+    """
+    # NumPy sorts float32 several times faster than torch does on a CPU.
+    ordered = torch.from_numpy(np.sort(rows.t().contiguous().cpu().numpy(), axis=1))
+    between = len(rows) - 2 * _TAIL
+    if between <= _BETWEEN:
+        return ordered.t().contiguous(), torch.ones(len(rows), dtype=torch.long)
+    starts = torch.arange(_BETWEEN + 1) * between // _BETWEEN
+    sizes = starts.diff()
+    ends = torch.arange(_TAIL)
+    places = torch.cat([ends, _TAIL + starts[:-1] + sizes // 2, _TAIL + between + ends])
+    one = torch.ones(_TAIL, dtype=torch.long)
+    return ordered[:, places].t().contiguous(), torch.cat([one, sizes, one])
+
+
+def deviation(values: Tensor, counts: Tensor, multiple: float, extremes: Ends) -> Ends:
     """``multiple`` standard deviations around the mean, no farther than the extremes."""
     weights = (counts.double() / counts.sum()).view(-1, *[1] * (values.ndim - 1))
     mean = (values.double() * weights).sum(0)
     variance = ((values.double() - mean).square() * weights).sum(0)
     half = multiple * variance.sqrt()
     low, high = (mean - half).float(), (mean + half).float()
-    return torch.maximum(low, values[0]), torch.minimum(high, values[-1])
+    return torch.maximum(low, extremes[0]), torch.minimum(high, extremes[1])
 
 
 def least_squares(
@@ -131,10 +161,11 @@ def _search(error: Callable[[Tensor], Tensor], like: Tensor, start: Tensor | Non
     ones = torch.ones_like(like)
     best = ones if start is None else start
     least = error(best)
-    for factors in (_COARSE, _FINE):
-        around = ones if factors is _COARSE else best
+    candidates = [1.0, *_OCTAVES] if start is not None else _OCTAVES
+    for around, factors in ((ones, candidates), *((None, near) for near in _AROUND)):
+        centre = best if around is None else around
         for factor in factors:
-            candidate = (around * factor).clamp(max=1.0)
+            candidate = (centre * factor).clamp(max=1.0)
             found = error(candidate)
             best, least = candidate.where(found < least, best), torch.minimum(found, least)
     return best

@@ -114,7 +114,9 @@ class Columns:
     def __init__(self, columns: int) -> None:
         self.capacity = max(_FEWEST_VECTORS, _KEPT_VALUES // columns)
         self.seen = 0
-        self.kept = torch.empty(0, columns)
+        # Slots that are written over; empty ones are not touched, and take no memory.
+        self._slots = torch.empty(self.capacity, columns)
+        self._filled = 0
         self.smallest = torch.full((columns,), torch.inf)
         self.largest = torch.full((columns,), -torch.inf)
         self._generator = torch.Generator().manual_seed(0)
@@ -135,14 +137,18 @@ class Columns:
         self.largest = torch.maximum(self.largest, high)
         total = self.seen + len(rows)
         share = round(self.capacity * len(rows) / total)
-        self.seen, before = total, len(self.kept)
+        self.seen, before = total, self._filled
+        free = torch.arange(before, min(total, self.capacity))
         if total > self.capacity:
-            rows = self._choose(rows, share)
-            self.kept = self._choose(self.kept, min(self.capacity - len(rows), before))
-        self.kept = torch.cat([self.kept, rows.cpu()])
+            rows = rows.index_select(0, self._chosen(len(rows))[:share].to(rows.device))
+            free = torch.cat([self._chosen(before)[self.capacity - len(rows) :], free])
+        self._slots.index_copy_(0, free, rows.cpu())
+        self._filled = min(total, self.capacity)
 
-    def _choose(self, rows: Tensor, count: int) -> Tensor:
-        if count >= len(rows):
-            return rows
-        index = torch.randperm(len(rows), generator=self._generator)[:count]
-        return rows[index.to(rows.device)]
+    def _chosen(self, count: int) -> Tensor:
+        return torch.randperm(count, generator=self._generator)
+
+    @property
+    def kept(self) -> Tensor:
+        """The sample, shape (vectors, columns), in no order."""
+        return self._slots[: self._filled]
