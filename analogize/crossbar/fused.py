@@ -32,6 +32,7 @@ def _convert(  # type: ignore[no-untyped-def]
     count,
     HAS_GAIN: tl.constexpr,  # noqa: N803
     HAS_BEYOND: tl.constexpr,  # noqa: N803
+    ADDS: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
 ):
     """One block of ``convert``; comparisons instead of minimum and maximum let NaN through."""
@@ -48,7 +49,11 @@ def _convert(  # type: ignore[no-untyped-def]
     code = code.to(own)
     if HAS_GAIN:
         code = (code.to(tl.float32) * tl.load(gain)).to(own)
-    tl.store(out + at, code.to(out.dtype.element_ty), mask=inside)
+    code = code.to(out.dtype.element_ty)
+    if ADDS:
+        total = tl.load(out + at, mask=inside, other=0.0)
+        code = (total.to(tl.float32) + code.to(tl.float32)).to(out.dtype.element_ty)
+    tl.store(out + at, code, mask=inside)
 
 
 def convert(
@@ -66,6 +71,29 @@ def convert(
         # Kernels go along memory, so both must lie in it alike.
         values = values.contiguous()
         out = torch.empty_like(values, dtype=dtype)
+    return out, _run(values, out, step, low, high, gain, wants_beyond, adds=False)
+
+
+def accumulate(
+    total: Tensor, values: Tensor, step: Tensor, low: float, high: float, wants_beyond: bool
+) -> Tensor:
+    """As rounding.py's ``accumulate``; an empty tensor where ``beyond`` is not wanted."""
+    if total.stride() != values.stride():
+        values = torch.empty_like(total, dtype=values.dtype).copy_(values)
+    return _run(values, total, step, low, high, None, wants_beyond, adds=True)
+
+
+def _run(
+    values: Tensor,
+    out: Tensor,
+    step: Tensor,
+    low: float,
+    high: float,
+    gain: Tensor | None,
+    wants_beyond: bool,
+    adds: bool,
+) -> Tensor:
+    """Fill ``out``, or add to it; returns ``beyond``. Both lie in memory as ``values`` do."""
     beyond = torch.empty_like(values if wants_beyond else step, dtype=torch.bool)
     count = values.numel()
     grid = (triton.cdiv(count, _BLOCK),)
@@ -82,6 +110,7 @@ def convert(
             count,
             HAS_GAIN=gain is not None,
             HAS_BEYOND=wants_beyond,
+            ADDS=adds,
             BLOCK=_BLOCK,
         )
-    return out, beyond
+    return beyond

@@ -7,11 +7,12 @@ known, and where it does not the steps are used, with a warning.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import itertools
 import os
 import warnings
-from functools import cache
 from typing import Any
 
 import torch
@@ -26,17 +27,18 @@ _library.define(
     "convert(Tensor values, Tensor step, float low, float high, Tensor? gain, ScalarType dtype, "
     "bool wants_beyond) -> (Tensor, Tensor)"
 )
+_library.define(
+    "accumulate(Tensor(a!) total, Tensor values, Tensor step, float low, float high, "
+    "bool wants_beyond) -> Tensor"
+)
 
 
-def _fused(*args: Any) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = importlib.import_module("analogize.crossbar.fused").convert(
-        *args
-    )
-    return found
+def _fused(name: str, *args: Any) -> Any:
+    return getattr(importlib.import_module("analogize.crossbar.fused"), name)(*args)
 
 
-_library.impl("convert", _fused, "CUDA")
-_library.impl("convert", _fused, "CPU")
+for _name, _device in itertools.product(("convert", "accumulate"), ("CUDA", "CPU")):
+    _library.impl(_name, functools.partial(_fused, _name), _device)
 
 
 def quantized(
@@ -94,6 +96,35 @@ def convert(
     return (codes if gain is None else codes.mul_(gain)).to(dtype), beyond
 
 
+def accumulate(
+    total: Tensor,
+    values: Tensor,
+    step: Tensor,
+    low: Bound,
+    high: Bound,
+    wants_beyond: bool = False,
+) -> Tensor | None:
+    """Add to ``total``, in place, the codes that ``convert`` gives in its dtype.
+
+    Args:
+        total: shaped as ``values``.
+        values: as those of ``convert``, and all that follow.
+        step: likewise.
+        low: likewise.
+        high: likewise.
+        wants_beyond: likewise.
+
+    Returns:
+        Where the codes saturate, or None.
+    """
+    if can_fuse(values) and all(_is_one(v) for v in (step, low, high)):
+        beyond = torch.ops.analogize.accumulate(total, values, step, low, high, wants_beyond)
+        return beyond if wants_beyond else None
+    codes, where = convert(values, step, low, high, None, total.dtype, wants_beyond)
+    total.add_(codes)
+    return where
+
+
 def _differ(rounded: Tensor, codes: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         # Inductor's CPU code for boolean tensors is slow.
@@ -132,7 +163,7 @@ def can_fuse(values: Tensor) -> bool:
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@cache
+@functools.cache
 def _works(device: torch.device) -> bool:
     """Whether the fused kernel runs on ``device`` and gives the bits of the single steps."""
     if importlib.util.find_spec("triton") is None:
@@ -143,7 +174,10 @@ def _works(device: torch.device) -> bool:
         found, beyond = torch.ops.analogize.convert(values, step, -8, 7, gain, values.dtype, True)
         rounded = (values / step).round_()
         codes = rounded.clamp(-8, 7)
-        if torch.equal(found, codes * gain) and torch.equal(beyond, rounded != codes):
+        total = values.clone()
+        torch.ops.analogize.accumulate(total, values, step, -8, 7, False)
+        same = torch.equal(found, codes * gain) and torch.equal(total, values + codes)
+        if same and torch.equal(beyond, rounded != codes):
             return True
         cause: object = "it rounds otherwise"
     except Exception as error:  # whatever a compiler or driver raises, single steps do

@@ -23,7 +23,7 @@ from analogize.crossbar import straight
 from analogize.crossbar.arithmetic import Dtypes, Stages, ended
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.learned import adc_gradient, dac_gradient, saturated, sums_rest
-from analogize.crossbar.rounding import convert
+from analogize.crossbar.rounding import accumulate, convert
 from analogize.crossbar.straight import (
     input_codes,
     inputs_of_gradient,
@@ -154,13 +154,16 @@ def _convert(
         for factor, acc in tiles.partial_sums(codes, weights, stages):
             change = None if excesses is None else sums_rest(acc, stages, adc)
             wants = excesses is not None and change is None
-            part, excess = convert(acc, stages.step, *ends, None, dtypes.product, wants)
+            if total is not None and not isinstance(factor, Tensor) and factor == 1:
+                excess = accumulate(total, acc, stages.step, *ends, wants)
+            else:
+                part, excess = convert(acc, stages.step, *ends, None, dtypes.product, wants)
+                if isinstance(factor, Tensor) or factor != 1:
+                    part = part.mul_(factor)
+                total = part if total is None else total.add_(part)
             excess = excess if wants else change
             if excesses is not None and excess is not None:
                 excesses.append(excess)
-            if isinstance(factor, Tensor) or factor != 1:
-                part = part.mul_(factor)
-            total = part if total is None else total.add_(part)
     assert total is not None, "a product has at least one tile"
     total = total.mul_(stages.y_scale)
     if stages.spans is not None:

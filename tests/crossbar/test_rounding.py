@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analogize.crossbar.rounding import convert, quantized
+from analogize.crossbar.rounding import accumulate, convert, quantized
 
 FUSED = """
 import torch
@@ -39,6 +39,17 @@ for dtype in (torch.float32, torch.float16):
                 (one, beyond), (other, reference) = results
                 assert torch.equal(one.nan_to_num(99.0), other.nan_to_num(99.0)), (dtype, shape)
                 assert torch.equal(beyond, reference), (dtype, shape)
+            totals = []
+            for fused in (True, False):
+                rounding._INTERPRETED = fused
+                # In memory it lies in an order of its own.
+                total = torch.randn(view.shape, generator=torch.Generator().manual_seed(1))
+                total = total.to(dtype) * 30
+                beyond = rounding.accumulate(total, view.clone(), steps, -8, 7, True)
+                totals.append((total, beyond))
+            (one, beyond), (other, reference) = totals
+            assert torch.equal(one.nan_to_num(99.0), other.nan_to_num(99.0)), (dtype, shape)
+            assert torch.equal(beyond, reference), (dtype, shape)
 """
 
 
@@ -60,6 +71,14 @@ def test_an_accelerator_gives_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
     assert outside is not None
     assert beyond is not None
     assert torch.equal(beyond.cpu(), outside)
+
+
+def test_conversions_add_up_in_place() -> None:
+    values, step, total = torch.randn(50) * 20, torch.tensor(0.7), torch.randn(50)
+    codes, _ = convert(values.clone(), step, -8, 7, None, torch.float32)
+    expected = total + codes
+    assert accumulate(total, values.clone(), step, -8, 7) is None
+    assert torch.equal(total, expected)
 
 
 @given(
