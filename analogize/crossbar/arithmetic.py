@@ -34,6 +34,7 @@ from analogize.crossbar.learned import (
     sums_rest,
 )
 from analogize.crossbar.rounding import convert
+from analogize.crossbar.scratch import scratch
 from analogize.crossbar.spans import Spans
 from analogize.crossbar.straight import (
     input_codes,
@@ -181,12 +182,13 @@ def _explicit(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | 
             grad_adc = adc_gradient(adc, grad, excess, x, ctx.product, stages)
         grad = stop_saturated(grad, saturated(excess, stages, adc))
     # With weights in their own units, the scales of all stages cancel in x's gradient.
-    grad_x, grad_w = ctx.product.backward(
-        grad.to(dtype),
-        inputs_of_gradient(x, stages, dtype),
-        ctx.array.real(weight).to(dtype),
-        (needs[0] or needs[2], needs[1]),
-    )
+    with scratch(x, dtype) as out:
+        grad_x, grad_w = ctx.product.backward(
+            grad.to(dtype),
+            inputs_of_gradient(x, stages, dtype, out),
+            ctx.array.real(weight).to(dtype),
+            (needs[0] or needs[2], needs[1]),
+        )
     if needs[2]:
         grad_dac = dac_gradient(dac, grad_x, x, stages)
     return *ended(ctx, saved, grad_x, grad_w), grad_dac, grad_adc
@@ -248,13 +250,15 @@ def _accumulate(
     x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: Dtypes
 ) -> Tensor:
     """DAC and product: accumulated array units."""
-    codes, weights = input_codes(x, stages, dtypes.product), weights.to(dtypes.product)
-    if stages.signals is not None:
-        codes = stages.signals.inputs(codes)
-    if dtypes.product == dtypes.output:
-        acc = product.forward(codes, weights)
-    else:
-        with torch.autocast(x.device.type, enabled=False):
+    with scratch(x, dtypes.product) as out:
+        codes = input_codes(x, stages, dtypes.product, out)
+        weights = weights.to(dtypes.product)
+        if stages.signals is not None:
+            codes = stages.signals.inputs(codes)
+        if dtypes.product == dtypes.output:
             acc = product.forward(codes, weights)
-    acc = acc if stages.disturb is None else stages.disturb(acc, codes, weights, product)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                acc = product.forward(codes, weights)
+        acc = acc if stages.disturb is None else stages.disturb(acc, codes, weights, product)
     return acc if stages.signals is None else stages.signals.outputs(acc)

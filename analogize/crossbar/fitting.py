@@ -26,6 +26,8 @@ _FEW = 16
 # Of a column's values: how many of the smallest, and of the largest, a search looks at one by one,
 # and at how many between them, each for the values around it.
 _TAIL, _BETWEEN = 64, 384
+# Up to which a step is so many times float32's spacing that rounding to it is of no account.
+_FLOAT32_BITS = 12
 
 
 def fit(
@@ -136,8 +138,9 @@ def least_squares(
 
     Found by shrinking both ends together, and then each by itself (an affine grid's may differ).
     """
-    weights = counts.double().view(-1, *[1] * (values.ndim - 1)) / counts.sum()
-    wide = values.double()
+    # Of columns, float32 does for the steps of few bits, in half the time.
+    wide = values.double() if values.ndim == 1 or bits > _FLOAT32_BITS else values.float()
+    weights = counts.to(wide).view(-1, *[1] * (values.ndim - 1)) / counts.sum()
 
     def error(low: Tensor, high: Tensor) -> Tensor:
         return (squared_error(wide, low, high, bits, grid, resolution) * weights).sum(0)

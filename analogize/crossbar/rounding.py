@@ -42,9 +42,15 @@ for _name, _device in itertools.product(("convert", "accumulate"), ("CUDA", "CPU
 
 
 def quantized(
-    values: Tensor, step: Tensor, low: float, high: float, gain: Tensor | None, dtype: torch.dtype
+    values: Tensor,
+    step: Tensor,
+    low: float,
+    high: float,
+    gain: Tensor | None,
+    dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """``clamp(round(values / step), low, high) * gain`` in ``dtype``; a new tensor.
+    """``clamp(round(values / step), low, high) * gain`` in ``dtype``; a new tensor, or ``out``.
 
     Args:
         values: any shape.
@@ -53,11 +59,13 @@ def quantized(
         high: the largest.
         gain: 0-d, float32, or None for codes.
         dtype: of the result.
+        out: memory that it may be written to, of the form and dtype of ``values``; or None.
     """
     if can_fuse(values):
         codes, _ = torch.ops.analogize.convert(values, step, low, high, gain, dtype, False)
         return codes  # type: ignore[no-any-return]
-    codes = _clamp_((values / step).round_(), low, high)
+    quotient = values / step if out is None else torch.div(values, step, out=out)
+    codes = _clamp_(quotient.round_(), low, high)
     return (codes if gain is None else codes.mul_(gain)).to(dtype)
 
 

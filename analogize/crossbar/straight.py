@@ -99,21 +99,26 @@ def stop_outside(grad: Tensor, x: Tensor, stages: Stages) -> Tensor:
     return aten.hardtanh_backward.grad_input(grad, x, *stages.x_edges, grad_input=grad)  # type: ignore[no-any-return]
 
 
-def input_codes(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
-    """The DAC: zero-centred codes of ``x`` in ``dtype``, or ``x`` itself without a DAC."""
+def input_codes(x: Tensor, stages: Stages, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """The DAC: zero-centred codes of ``x`` in ``dtype``, or ``x`` itself without a DAC.
+
+    They may be written to ``out``, which has the form of ``x``.
+    """
     if stages.x_scale is None:
         return x.to(dtype)
     if stages.spans is not None:
         return stages.spans.codes(x, stages.x_scale).to(dtype)
-    return quantized(x, stages.x_scale, stages.x_low, stages.x_high, None, dtype)
+    return quantized(x, stages.x_scale, stages.x_low, stages.x_high, None, dtype, out)
 
 
-def inputs_of_gradient(x: Tensor, stages: Stages, dtype: torch.dtype) -> Tensor:
+def inputs_of_gradient(
+    x: Tensor, stages: Stages, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     """What the weights' gradient multiplies by: input codes, in the model's units with ``spans``.
 
-    One step for all inputs is cheaper to multiply by afterwards.
+    One step for all inputs is cheaper to multiply by afterwards. ``out`` as for ``input_codes``.
     """
-    codes = input_codes(x, stages, dtype)
+    codes = input_codes(x, stages, dtype, out)
     if stages.spans is None or stages.x_scale is None:
         return codes
     return codes.mul_(stages.spans.measure(x)[0] * stages.x_scale)

@@ -24,6 +24,7 @@ from analogize.crossbar.arithmetic import Dtypes, Stages, ended
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.learned import adc_gradient, dac_gradient, saturated, sums_rest
 from analogize.crossbar.rounding import accumulate, convert
+from analogize.crossbar.scratch import scratch
 from analogize.crossbar.straight import (
     input_codes,
     inputs_of_gradient,
@@ -149,8 +150,9 @@ def _convert(
     assert stages.y_scale is not None, "likewise"
     total: Tensor | None = None
     ends = stages.y_low, stages.y_high
-    codes, weights = input_codes(x, stages, dtypes.product), weights.to(dtypes.product)
-    with torch.autocast(x.device.type, enabled=False):
+    weights = weights.to(dtypes.product)
+    with scratch(x, dtypes.product) as out, torch.autocast(x.device.type, enabled=False):
+        codes = input_codes(x, stages, dtypes.product, out)
         for factor, acc in tiles.partial_sums(codes, weights, stages):
             change = None if excesses is None else sums_rest(acc, stages, adc)
             wants = excesses is not None and change is None
@@ -282,12 +284,13 @@ def _explicit(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | 
     grads = [
         stop_saturated(g, saturated(e, stages, adc)) for g, e in zip(each, excesses, strict=False)
     ]
-    grad_x, grad_w = ctx.tiles.backward(
-        grads or each,
-        inputs_of_gradient(x, stages, dtype),
-        ctx.array.real(weight).to(dtype),
-        (needs[0] or needs[2], needs[1]),
-    )
+    with scratch(x, dtype) as out:
+        grad_x, grad_w = ctx.tiles.backward(
+            grads or each,
+            inputs_of_gradient(x, stages, dtype, out),
+            ctx.array.real(weight).to(dtype),
+            (needs[0] or needs[2], needs[1]),
+        )
     if needs[2]:
         grad_dac = dac_gradient(dac, grad_x, x, stages)
     return *ended(ctx, saved, grad_x, grad_w), grad_dac, grad_adc
