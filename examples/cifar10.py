@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison import PAPER_ETAS, options, sgd, trainer
+from comparison import PAPER_ETAS, device_of, options, sgd, trainer
 from torch import nn
 
 from analogize import AnalogModule, TrainingNoise, analogize, distill
@@ -31,9 +31,11 @@ def start(
         The clean model, the rewritten one, training and test batches.
     """
     out = Path(args.out)
-    images = load_dataset("cifar10", args.data, True, limit=args.limit)
+    device = device_of(args)
+    images = load_dataset("cifar10", args.data, True, limit=args.limit).to(device)
     train = images.batches(128, generator=torch.Generator(), augment=True)
     test = load_dataset("cifar10", args.data, False, limit=args.test_images or args.limit)
+    test = test.to(device)
     # Faster than rows of channels on processors and GPUs alike; the values are the same.
     model.to(memory_format=torch.channels_last)
     fit = partial(distill, train=train, val=test.batches(250), alpha=0.0, chips=0, seed=args.seed)

@@ -53,7 +53,12 @@ def options(description: str, etas: Sequence[float], out: str) -> argparse.Argum
     parser.add_argument("--temperature", type=float, default=6.0, help="T of distillation")
     parser.add_argument("--gradient-clip", type=float, help="largest norm of a step's gradient")
     parser.add_argument("--out", default=out, help="folder for checkpoints and results")
-    parser.add_argument("--device", default="auto", help="Lightning's accelerator: cpu, gpu, auto")
+    parser.add_argument("--device", default="auto", help="Lightning's accelerator: cpu, cuda, auto")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile what is retrained (torch.compile); by default on a GPU only",
+    )
     parser.add_argument("--precision", default="32-true", help="Lightning's precision")
     parser.add_argument("--target", help="a target's name or YAML file; the paper's by default")
     parser.add_argument(
@@ -132,9 +137,11 @@ class Comparison:
 
     def _retrain(self, method: str, alpha: float, eta: float) -> AnalogModule:
         name = f"{method.replace(' ', '-')}-{eta:g}"
+        student = copy.deepcopy(self.base)
+        compiled(student, self.args)
         return distill(
-            copy.deepcopy(self.base),
-            copy.deepcopy(self.teacher) if alpha else None,
+            student,
+            compiled(copy.deepcopy(self.teacher), self.args) if alpha else None,
             self.train,
             self.test,
             epochs=self.epochs,
@@ -194,8 +201,7 @@ def measure(
     recalibration: Any = None,
 ) -> Evaluation:
     """Accuracy on chips, on the device and in the precision of training; kept as ``name``.json."""
-    gpu = args.device != "cpu" and torch.cuda.is_available()
-    device = "cuda" if gpu else "cpu"
+    device = device_of(args)
     with torch.autocast(device, torch.bfloat16, enabled=args.precision == "bf16-mixed"):
         return evaluate(
             model,
@@ -221,6 +227,18 @@ class History(Callback):
         found = {name: float(value) for name, value in trainer.callback_metrics.items()}
         with self.file.open("a") as stream:
             stream.write(json.dumps({"epoch": trainer.current_epoch} | found) + "\n")
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """Where models train and are measured, and where the CIFAR-10 recipes keep their images."""
+    return "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def compiled(model: nn.Module, args: argparse.Namespace) -> nn.Module:
+    """``model`` itself, whose calls are compiled from now on if the options say so."""
+    if device_of(args) == "cuda" if args.compile is None else args.compile:
+        model.compile()
+    return model
 
 
 def trainer(args: argparse.Namespace) -> dict[str, Any]:

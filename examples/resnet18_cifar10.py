@@ -1,6 +1,6 @@
 """ResNet-18 (v2) on CIFAR-10, 4-bit weights and activations: Noisy Machines, Fig. 4.
 
-    python examples/resnet18_cifar10.py --data DIR --device gpu
+    python examples/resnet18_cifar10.py --data DIR --device cuda
     python examples/resnet18_cifar10.py --data DIR --etas 0.057     # Fig. 4b: see runs/*/*.jsonl
 
 Ranges are the percentiles 0.1 and 99.9; bias and BatchNorm stay digital. The teacher is the clean

@@ -1,6 +1,6 @@
 """ResNet-32 (v1) on CIFAR-10 with weights clipped at two sigma: Noisy Machines, Fig. 3.
 
-    python examples/resnet32_cifar10.py --data DIR --device gpu
+    python examples/resnet32_cifar10.py --data DIR --device cuda
     python examples/resnet32_cifar10.py --data DIR --cross 0.057    # Fig. 3b too
     python examples/resnet32_cifar10.py --data DIR --weights examples/results/resnet32/clean.pt
     python examples/resnet32_cifar10.py --data DIR --check    # the committed models, in minutes

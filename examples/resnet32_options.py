@@ -1,6 +1,6 @@
 """Options beyond the paper on ResNet-32 (v1) and CIFAR-10, each against plain distillation.
 
-    python examples/resnet32_options.py --data DIR --out runs/resnet32_cifar10 --device gpu
+    python examples/resnet32_options.py --data DIR --out runs/resnet32_cifar10 --device cuda
 
     plain          distillation at one noise level
     recalibrated   the same weights; BatchNorm's statistics re-estimated on every chip

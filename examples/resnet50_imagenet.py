@@ -1,6 +1,6 @@
 """ResNet-50 (v1) on ImageNet with weights clipped at two sigma: Noisy Machines, Table 1.
 
-    python examples/resnet50_imagenet.py --data DIR --device gpu --precision bf16-mixed
+    python examples/resnet50_imagenet.py --data DIR --device cuda --precision bf16-mixed
 
 DIR holds image folders train/<class> and val/<class>. torchvision's weights (IMAGENET1K_V1) are
 the clean model; --weights names a file of a state_dict instead. The paper retrains for 30 epochs

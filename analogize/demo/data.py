@@ -101,6 +101,11 @@ class ImageTensors(Dataset[tuple[Tensor, Tensor]]):
         kept = torch.from_numpy(spread(len(self), limit))
         return ImageTensors(self.images[kept], self.targets[kept], self.classes, self.normalization)
 
+    def to(self, device: torch.device | str) -> ImageTensors:
+        """The same set with its pixels and targets on ``device``, where its batches are made."""
+        images, targets = self.images.to(device), self.targets.to(device)
+        return ImageTensors(images, targets, self.classes, self.normalization)
+
     def batches(
         self,
         batch_size: int,

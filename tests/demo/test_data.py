@@ -187,6 +187,15 @@ def test_shuffled_batches_are_permutations_that_the_generator_repeats() -> None:
     assert epochs() == [first, second]
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_are_made_on_the_sets_device(augment: bool) -> None:
+    """On meta, every operand that lay elsewhere would raise."""
+    shuffled = torch.Generator() if augment else None
+    batches = small_set().to("meta").batches(4, generator=shuffled, augment=augment)
+    found = [(x.device.type, tuple(x.shape), t.device.type) for x, t in batches]
+    assert found == [("meta", (n, 3, 2, 2), "meta") for n in (4, 4, 2)]
+
+
 def test_drop_last_leaves_out_the_rest() -> None:
     batches = small_set().batches(4, drop_last=True)
     assert [len(t) for _, t in batches] == [4, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
@@ -60,6 +61,19 @@ THREE_WAYS = [
     ("noise injection", 0.05),
     ("distillation", 0.05),
 ]
+
+
+@pytest.mark.parametrize(("words", "expected"), [([], False), (["--compile"], True)])
+def test_what_is_retrained_is_compiled_where_asked(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], expected: bool
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    comparison = importlib.import_module("comparison")
+    args = comparison.options("", (0.1,), "out").parse_args(
+        ["--data", "DIR", "--device", "cpu", *words]
+    )
+    model = comparison.compiled(torch.nn.Linear(2, 2), args)
+    assert (model._compiled_call_impl is not None) is expected
 
 
 def test_lenet5(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
