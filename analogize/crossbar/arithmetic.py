@@ -34,11 +34,11 @@ from analogize.crossbar.learned import (
     sums_rest,
 )
 from analogize.crossbar.rounding import convert
-from analogize.crossbar.scratch import scratch
 from analogize.crossbar.spans import Spans
 from analogize.crossbar.straight import (
     input_codes,
     inputs_of_gradient,
+    memory_for_codes,
     stop_outside,
     stop_saturated,
 )
@@ -182,7 +182,7 @@ def _explicit(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | 
             grad_adc = adc_gradient(adc, grad, excess, x, ctx.product, stages)
         grad = stop_saturated(grad, saturated(excess, stages, adc))
     # With weights in their own units, the scales of all stages cancel in x's gradient.
-    with scratch(x, dtype) as out:
+    with memory_for_codes(x, stages, dtype) as out:
         grad_x, grad_w = ctx.product.backward(
             grad.to(dtype),
             inputs_of_gradient(x, stages, dtype, out),
@@ -250,7 +250,7 @@ def _accumulate(
     x: Tensor, weights: Tensor, product: Product, stages: Stages, dtypes: Dtypes
 ) -> Tensor:
     """DAC and product: accumulated array units."""
-    with scratch(x, dtypes.product) as out:
+    with memory_for_codes(x, stages, dtypes.product) as out:
         codes = input_codes(x, stages, dtypes.product, out)
         weights = weights.to(dtypes.product)
         if stages.signals is not None:

@@ -10,6 +10,7 @@ are used.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.rounding import can_fuse, quantized
+from analogize.crossbar.scratch import scratch
 from analogize.model import transforms
 
 if TYPE_CHECKING:
@@ -109,6 +111,15 @@ def input_codes(x: Tensor, stages: Stages, dtype: torch.dtype, out: Tensor | Non
     if stages.spans is not None:
         return stages.spans.codes(x, stages.x_scale).to(dtype)
     return quantized(x, stages.x_scale, stages.x_low, stages.x_high, None, dtype, out)
+
+
+def memory_for_codes(
+    x: Tensor, stages: Stages, dtype: torch.dtype
+) -> AbstractContextManager[Tensor | None]:
+    """What ``input_codes`` may write to within the block; None where it would not."""
+    if stages.x_scale is None or stages.spans is not None:
+        return nullcontext()
+    return scratch(x, dtype)
 
 
 def inputs_of_gradient(

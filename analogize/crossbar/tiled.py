@@ -24,10 +24,10 @@ from analogize.crossbar.arithmetic import Dtypes, Stages, ended
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.learned import adc_gradient, dac_gradient, saturated, sums_rest
 from analogize.crossbar.rounding import accumulate, convert
-from analogize.crossbar.scratch import scratch
 from analogize.crossbar.straight import (
     input_codes,
     inputs_of_gradient,
+    memory_for_codes,
     stop_saturated,
 )
 from analogize.devices.signals import Part
@@ -151,7 +151,10 @@ def _convert(
     total: Tensor | None = None
     ends = stages.y_low, stages.y_high
     weights = weights.to(dtypes.product)
-    with scratch(x, dtypes.product) as out, torch.autocast(x.device.type, enabled=False):
+    with (
+        memory_for_codes(x, stages, dtypes.product) as out,
+        torch.autocast(x.device.type, enabled=False),
+    ):
         codes = input_codes(x, stages, dtypes.product, out)
         for factor, acc in tiles.partial_sums(codes, weights, stages):
             change = None if excesses is None else sums_rest(acc, stages, adc)
@@ -284,7 +287,7 @@ def _explicit(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | 
     grads = [
         stop_saturated(g, saturated(e, stages, adc)) for g, e in zip(each, excesses, strict=False)
     ]
-    with scratch(x, dtype) as out:
+    with memory_for_codes(x, stages, dtype) as out:
         grad_x, grad_w = ctx.tiles.backward(
             grads or each,
             inputs_of_gradient(x, stages, dtype, out),
