@@ -18,7 +18,7 @@ from analogize.targets import spec
 Ends = tuple[Tensor, Tensor]
 
 # The search: from the extremes down to 2^-8 of them in octaves, then around the best, ever finer.
-_OCTAVES = [2.0**-k for k in range(1, 9)]
+_OCTAVES = [2.0**-k for k in range(9)]
 _AROUND = [[2.0 ** (k / 4) for k in (-3, -2, -1, 1, 2, 3)]]
 _AROUND += [[2.0 ** (k / 16) for k in (-3, -2, -1, 1, 2, 3)]]
 # A share of the values of which finding the largest is cheaper than sorting all.
@@ -138,8 +138,12 @@ def least_squares(
 
     Found by shrinking both ends together, and then each by itself (an affine grid's may differ).
     """
-    # Of columns, float32 does for the steps of few bits, in half the time.
-    wide = values.double() if values.ndim == 1 or bits > _FLOAT32_BITS else values.float()
+    lowest, highest = values[0].double(), values[-1].double()
+    # In units of the largest, squares of the smallest and of the largest values are held as well.
+    unit = torch.maximum(lowest.abs(), highest.abs())
+    wide = values.double() / unit.where(unit > 0, 1.0)
+    if values.ndim > 1 and bits <= _FLOAT32_BITS:
+        wide = wide.float()  # in half the time
     weights = counts.to(wide).view(-1, *[1] * (values.ndim - 1)) / counts.sum()
 
     def error(low: Tensor, high: Tensor) -> Tensor:
@@ -149,14 +153,14 @@ def least_squares(
     if grid == "symmetric":
         half = torch.maximum(low.abs(), high.abs())
         factor = _search(lambda f: error(-half * f, half * f), half)
-        return (-half * factor).float(), (half * factor).float()
+        return (-unit * factor).float(), (unit * factor).float()
     low, high = low.clamp(max=0), high.clamp(min=0)
     both = _search(lambda f: error(low * f, high * f), low)
     left, right = both, both
     for _ in range(2):
         right = _search(lambda f, fixed=left: error(low * fixed, high * f), low, right)  # type: ignore[misc]
         left = _search(lambda f, fixed=right: error(low * f, high * fixed), low, left)  # type: ignore[misc]
-    return (low * left).float(), (high * right).float()
+    return (lowest.clamp(max=0) * left).float(), (highest.clamp(min=0) * right).float()
 
 
 def _search(error: Callable[[Tensor], Tensor], like: Tensor, start: Tensor | None = None) -> Tensor:
@@ -164,9 +168,8 @@ def _search(error: Callable[[Tensor], Tensor], like: Tensor, start: Tensor | Non
     ones = torch.ones_like(like)
     best = ones if start is None else start
     least = error(best)
-    candidates = [1.0, *_OCTAVES] if start is not None else _OCTAVES
-    for around, factors in ((ones, candidates), *((None, near) for near in _AROUND)):
-        centre = best if around is None else around
+    for factors in (_OCTAVES, *_AROUND):
+        centre = ones if factors is _OCTAVES else best
         for factor in factors:
             candidate = (centre * factor).clamp(max=1.0)
             found = error(candidate)

@@ -172,6 +172,22 @@ def test_few_values_stand_for_a_column_in_a_search(
         assert mine <= 10**0.1 * best + 1e-12
 
 
+@given(
+    st.integers(0, 10**6),
+    st.integers(-100, 100),
+    st.integers(2, 14),
+    st.sampled_from(["affine", "symmetric"]),
+)
+def test_least_squares_scale_with_the_values(seed: int, power: int, bits: int, grid: Any) -> None:
+    """Also where float32 holds the values, but not their squares."""
+    rows = torch.from_numpy(values(seed, 120).reshape(60, 2)).sort(0).values
+    ones = torch.ones(60, dtype=torch.long)
+    for held in (rows, rows[:, 0]):
+        scaled = fit(RULES[-1], held * 2.0**power, ones, bits, grid)
+        for end, wanted in zip(scaled, fit(RULES[-1], held, ones, bits, grid), strict=True):
+            assert torch.equal(end, wanted * 2.0**power)
+
+
 def test_least_squares_sees_through_the_rounding_of_counts() -> None:
     """Of 16 bits on rounded values, the errors are those of values spread between them."""
     data = values(3, 200_000, tail=1.0)
