@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -40,6 +40,7 @@ from analogize import AnalogModule, Evaluation, TrainingNoise, distill, evaluate
 PAPER_ETAS = (0.02, 0.04, 0.057, 0.073, 0.11)
 METHODS = {"noise injection": 0.0, "distillation": 1.0}
 NO_RETRAINING = "no retraining"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def options(description: str, etas: Sequence[float], out: str) -> argparse.ArgumentParser:
@@ -137,10 +138,8 @@ class Comparison:
 
     def _retrain(self, method: str, alpha: float, eta: float) -> AnalogModule:
         name = f"{method.replace(' ', '-')}-{eta:g}"
-        student = copy.deepcopy(self.base)
-        compiled(student, self.args)
         return distill(
-            student,
+            compiled(copy.deepcopy(self.base), self.args),
             compiled(copy.deepcopy(self.teacher), self.args) if alpha else None,
             self.train,
             self.test,
@@ -234,7 +233,7 @@ def device_of(args: argparse.Namespace) -> str:
     return "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def compiled(model: nn.Module, args: argparse.Namespace) -> nn.Module:
+def compiled(model: Model, args: argparse.Namespace) -> Model:
     """``model`` itself, whose calls are compiled from now on if the options say so."""
     if device_of(args) == "cuda" if args.compile is None else args.compile:
         model.compile()

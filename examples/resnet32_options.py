@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar10 import cifar_options, start
-from comparison import History, command, hardware, measure, per_chip, sgd, trainer
+from comparison import History, command, compiled, hardware, measure, per_chip, sgd, trainer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -79,8 +79,8 @@ def train_option(
     epochs = args.epochs or 150
     out = Path(args.out)
     return distill(
-        copy.deepcopy(base),
-        copy.deepcopy(base),
+        compiled(copy.deepcopy(base), args),
+        compiled(copy.deepcopy(base), args),
         train,
         test,
         epochs=epochs,

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar10 import cifar_options
-from comparison import History, sgd, trainer
+from comparison import History, compiled, sgd, trainer
 from rich.console import Console
 from rich.table import Table
 from tolerance import two_way
@@ -158,7 +158,7 @@ def train(args: argparse.Namespace, data: Data, training: str) -> AnalogModule:
     noisy = training in ("noise injection", "distillation")
     taught = training == "distillation"
     distill(
-        student,
+        compiled(student, args),
         data.clean if taught else None,
         data.train,
         data.validation,
