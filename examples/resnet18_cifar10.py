@@ -18,8 +18,14 @@ from analogize.models import cifar_resnet18_v2
 
 def main() -> None:
     """Train clean, quantize, fine-tune back, compare three ways."""
-    args = cifar_options(__doc__ or "", "runs/resnet18_cifar10").parse_args()
-    clean, base, train, test = start(cifar_resnet18_v2(), args, "paper_resnet18_4bit")
+    parser = cifar_options(__doc__ or "", "runs/resnet18_cifar10")
+    parser.add_argument(
+        "--width", type=int, default=64, help="channels of the first stage, 64 in the paper"
+    )
+    args = parser.parse_args()
+    clean, base, train, test = start(
+        cifar_resnet18_v2(width=args.width), args, "paper_resnet18_4bit"
+    )
     Comparison(base, clean, train, test, args, args.epochs or 150, args.lr or 0.01).run()
 
 

@@ -193,7 +193,7 @@ class PreActivationBlock(nn.Module):
 
 
 class CifarResNetV2(nn.Module):
-    """A pre-activation ResNet for CIFAR on 64, 128, 256 and 512 channels.
+    """A pre-activation ResNet for CIFAR on 64, 128, 256 and 512 channels, or on others.
 
     Source: He et al., "Identity mappings in deep residual networks" (2016): the ImageNet layout
     with a 3x3 stem of stride 1 and no pooling, and the closing BatchNorm and ReLU.
@@ -201,23 +201,26 @@ class CifarResNetV2(nn.Module):
     Args:
         blocks: Blocks a stage, four numbers.
         num_classes: Number of scores.
+        width: Channels of the first stage; every further stage has twice those before it.
     """
 
-    def __init__(self, blocks: tuple[int, int, int, int], num_classes: int = 10) -> None:
+    def __init__(
+        self, blocks: tuple[int, int, int, int], num_classes: int = 10, width: int = 64
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.layer1 = _stage(PreActivationBlock, 64, 64, blocks[0], stride=1)
-        self.layer2 = _stage(PreActivationBlock, 64, 128, blocks[1], stride=2)
-        self.layer3 = _stage(PreActivationBlock, 128, 256, blocks[2], stride=2)
-        self.layer4 = _stage(PreActivationBlock, 256, 512, blocks[3], stride=2)
-        self.bn = nn.BatchNorm2d(512)
-        self.fc = nn.Linear(512, num_classes)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.layer1 = _stage(PreActivationBlock, width, width, blocks[0], stride=1)
+        self.layer2 = _stage(PreActivationBlock, width, 2 * width, blocks[1], stride=2)
+        self.layer3 = _stage(PreActivationBlock, 2 * width, 4 * width, blocks[2], stride=2)
+        self.layer4 = _stage(PreActivationBlock, 4 * width, 8 * width, blocks[3], stride=2)
+        self.bn = nn.BatchNorm2d(8 * width)
+        self.fc = nn.Linear(8 * width, num_classes)
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, 32, 32) to scores (N, num_classes)."""
-        x = self.layer2(self.layer1(self.conv1(x)))  # (N, 128, 16, 16)
-        x = F.relu(self.bn(self.layer4(self.layer3(x))))  # (N, 512, 4, 4)
+        x = self.layer2(self.layer1(self.conv1(x)))  # (N, 2 width, 16, 16)
+        x = F.relu(self.bn(self.layer4(self.layer3(x))))  # (N, 8 width, 4, 4)
         scores: Tensor = self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return scores
 
@@ -234,16 +237,17 @@ def cifar_resnet32(num_classes: int = 10) -> CifarResNet:
     return CifarResNet(5, num_classes)
 
 
-def cifar_resnet18_v2(num_classes: int = 10) -> CifarResNetV2:
+def cifar_resnet18_v2(num_classes: int = 10, width: int = 64) -> CifarResNetV2:
     """ResNet-18 (v2, pre-activation) for CIFAR: 11,172,170 parameters, the paper's Fig. 4.
 
     Args:
         num_classes: Number of scores.
+        width: Channels of the first stage, 64 in the paper; 32 leave a quarter of the work.
 
     Returns:
         A freshly initialised network for images (N, 3, 32, 32).
     """
-    return CifarResNetV2((2, 2, 2, 2), num_classes)
+    return CifarResNetV2((2, 2, 2, 2), num_classes, width)
 
 
 def _stage(

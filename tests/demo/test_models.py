@@ -67,6 +67,17 @@ def test_depths_are_32_and_18_weight_layers() -> None:
     assert layers(cifar_resnet18_v2()) == 18
 
 
+def test_half_width_leaves_a_quarter_of_the_multiply_accumulates() -> None:
+    whole, half = cifar_resnet18_v2().eval(), cifar_resnet18_v2(width=32).eval()
+
+    def macs(model: nn.Module) -> int:
+        return summary(analogize(model, "ideal", example_inputs=torch.randn(1, 3, 32, 32))).macs
+
+    # Every convolution but the first has both its channels halved, the first and the head one.
+    ends = 3 * 64 * 9 * 32 * 32 + 512 * 10
+    assert macs(half) == (macs(whole) - ends) / 4 + ends / 2
+
+
 def test_option_a_shortcut_subsamples_and_pads_with_zeros() -> None:
     block = cifar_resnet32().layer2[0].eval()
     for convolution in (block.conv1, block.conv2):

@@ -126,8 +126,8 @@ def test_resnet32_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_resnet18(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = image_folder(tmp_path / "data", ("train", "test"), 10, 32)
-    torch.save(cifar_resnet18_v2().state_dict(), weights := tmp_path / "weights.pt")
-    arguments = ("--data", str(data), "--limit", "8", "--weights", str(weights))
+    torch.save(cifar_resnet18_v2(width=8).state_dict(), weights := tmp_path / "weights.pt")
+    arguments = ("--data", str(data), "--limit", "8", "--weights", str(weights), "--width", "8")
     found = run(monkeypatch, "resnet18_cifar10.py", tmp_path / "out", *arguments)
     assert rows(found) == THREE_WAYS
     assert not (tmp_path / "out" / "clean.ckpt").exists(), "the clean model was given"
