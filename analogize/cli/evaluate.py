@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -162,7 +164,7 @@ def evaluate_command(
     analog = rewrite(network, state, loaded, source.example, source.calibration)
     if out is not None and overwrite:
         out.unlink(missing_ok=True)
-    try:
+    with _told_if_interrupted(out):
         result = evaluate(
             analog,
             source.test,
@@ -177,13 +179,19 @@ def evaluate_command(
             recalibration=source.calibration() if recalibrate else None,
             resume=out,
         )
+    _report(result, out, plot, as_json, as_csv)
+    if yield_above is not None:
+        _tell_yields(result, yield_above, as_json or as_csv)
+
+
+@contextmanager
+def _told_if_interrupted(out: Path | None) -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt as error:
         kept = "" if out is None else f"; the same command goes on from {out}"
         Console(stderr=True).print(f"Interrupted{kept}", style="yellow", soft_wrap=True)
         raise typer.Exit(130) from error
-    _report(result, out, plot, as_json, as_csv)
-    if yield_above is not None:
-        _tell_yields(result, yield_above, as_json or as_csv)
 
 
 def _tell_yields(result: Evaluation, threshold: float, quiet: bool) -> None:

@@ -18,6 +18,7 @@ from analogize.crossbar.array import WeightArray
 from analogize.crossbar.compiled import enter, proven
 from analogize.crossbar.computing import compute
 from analogize.crossbar.converter import Converter
+from analogize.crossbar.correction import corrected, of_tiles
 from analogize.crossbar.fresh import fresh_weights
 from analogize.crossbar.in_place import buffers_of, require_in_place
 from analogize.crossbar.learned import Ranges
@@ -29,7 +30,6 @@ from analogize.crossbar.signature import as_tensor, sign
 from analogize.crossbar.stages import derive, in_units_of_range, with_noise
 from analogize.crossbar.tiled import Tiles, cut
 from analogize.crossbar.waiting import of_zeros, require_met
-from analogize.devices.compensation import is_of_tiles
 from analogize.errors import ChipError
 from analogize.model import transforms
 from analogize.model.expression import Expression
@@ -220,38 +220,19 @@ class AnalogOp(nn.Module):
         kinds = dtypes(x, *self._codes)
         y = compute(self, tiles or product, x, weight, ranges, used, stages, kinds)
         if mode == "programmed":
-            y = proven(self, self._corrected(y), weight if through is None else None)
+            y = proven(self, corrected(self, y), weight if through is None else None)
         return y if self.side is None else self.side(y, x)
 
     def _stages_in(self, mode: NoiseMode) -> Stages:
         if mode == "off":
             return self._stages
         stages = self._noisy_stages
-        if mode == "programmed" and self.tiles is not None and self._corrects_tiles:
-            stages = stages._replace(corrections=self.array.correction)
+        if mode == "programmed" and self.tiles is not None:
+            stages = stages._replace(corrections=of_tiles(self.array.correction, self.product))
         if not self._has_signals:
             return stages
         with transforms.disabled():
             return stages._replace(signals=signals_of(self, mode == "programmed"))
-
-    @property
-    def _corrects_tiles(self) -> bool:
-        return is_of_tiles(self.array.correction, self.product)
-
-    def _corrected(self, y: Tensor) -> Tensor:
-        """``y`` times the chip's digital correction, where the tiles have not got theirs."""
-        correction = self.array.correction
-        if correction is None or (self._corrects_tiles and self.tiles is not None):
-            return y
-        if self._corrects_tiles:
-            if len(correction) > 1:
-                raise ChipError(
-                    f"region '{self.region.name}': its drift is corrected tile by tile, but one "
-                    "conversion is of all its tiles; give array.tiling and adc.bits, or another "
-                    "compensation"
-                )
-            correction = correction[0]
-        return y * correction.to(y.dtype)
 
     def _effective_mode(self) -> NoiseMode:
         if self.mode is not None:

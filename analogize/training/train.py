@@ -98,12 +98,7 @@ def distill(
         TrainingError: settings, data, models or the checkpoint do not fit, or the loss is not
             finite.
     """
-    _check(train, val, epochs, ema)
-    if ema is not None and isinstance(trainer.get("strategy"), ModelParallelStrategy):
-        raise TrainingError(
-            "Lightning averages whole weights only, and ModelParallelStrategy shards them: leave "
-            'ema out, or use strategy="ddp"'
-        )
+    _check(train, val, epochs, ema, trainer.get("strategy"))
     module = Distillation(
         student,
         teacher,
@@ -303,11 +298,16 @@ def _trainer(given: dict[str, Any], epochs: int, own: list[Callback]) -> L.Train
     return L.Trainer(max_epochs=epochs, callbacks=callbacks, **defaults | given)
 
 
-def _check(train: object, val: object, epochs: int, ema: float | None) -> None:
+def _check(train: object, val: object, epochs: int, ema: float | None, strategy: object) -> None:
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         raise TrainingError(f"epochs is {epochs!r}; it must be an integer of at least 1")
     if ema is not None and not 0 < ema < 1:
         raise TrainingError(f"ema is {ema!r}; a decay lies between 0 and 1, or None for none")
+    if ema is not None and isinstance(strategy, ModelParallelStrategy):
+        raise TrainingError(
+            "Lightning averages whole weights only, and ModelParallelStrategy shards them: leave "
+            'ema out, or use strategy="ddp"'
+        )
     for name, data in (("train", train), ("val", val)):
         if data is None and name == "val":
             continue
