@@ -2,12 +2,15 @@
 
     python examples/assign.py lenet5 --data DIR --weights lenet5.pt --target paper_lenet5_8bit
     python examples/assign.py resnet32 --data DIR --weights clean.ckpt --target pcm_joshi2020 --bf16
+    python examples/assign.py lenet5 --data DIR --weights lenet5.pt --recalibrate
 
 DIR holds MNIST or CIFAR-10. The test images are shuffled and divided: the search sees --limit of
 them, its tests --test-limit others, so that the budget must hold for images that the search has not
 seen; the rest is for the final check alone. That measures the assignment on chips, and on images,
-that nothing before has seen, as the target file that was written describes it. Writes NAME.json and
-NAME.yaml into --out.
+that nothing before has seen, as the target file that was written describes it. With --recalibrate
+every chip is recalibrated before it is judged, on 1,000 training images without their labels:
+BatchNorm's statistics, or without BatchNorm the scale and offset that match every operator to the
+clean model. Writes NAME.json and NAME.yaml into --out.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogize import analogize, evaluate
+from analogize import Recalibration, analogize, evaluate
 from analogize.analyze import assign
 from analogize.data import ImageTensors, load_dataset
 from analogize.models import LeNet5, cifar_resnet32
@@ -54,6 +57,7 @@ def main() -> None:
             instances=options.instances,
             screening=options.screening,
             seed=options.seed,
+            recalibration=remedy(model, calibration, options),
         )
         spent = time.monotonic() - start
         print(found.model_dump(exclude={"fragment"}), f"{spent:.0f} s", flush=True)
@@ -89,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=2000, help="images of the search")
     parser.add_argument("--test-limit", type=int, default=4000, help="images of its tests")
     parser.add_argument("--check-limit", type=int, default=4000, help="images of the final check")
+    parser.add_argument("--recalibrate", action="store_true", help="judge recalibrated chips")
     parser.add_argument("--bf16", action="store_true", help="run under bfloat16 autocast")
     parser.add_argument("--instances", type=int, default=30, help="chips of a test")
     parser.add_argument("--screening", type=int, default=10, help="chips of a screening")
@@ -125,6 +130,16 @@ def batches(images: ImageTensors) -> list[tuple[Tensor, Tensor]]:
     return [(x.to(memory_format=torch.channels_last), y) for x, y in images.batches(250)]
 
 
+def remedy(model: nn.Module, images: Any, options: argparse.Namespace) -> Recalibration | None:
+    """What every chip is given before it is judged; one for each way to rewrite the model."""
+    if not options.recalibrate:
+        return None
+    # Batches of one tensor each: labels are none of its business.
+    unlabelled = [x for x, _ in images]
+    has_norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    return Recalibration(unlabelled, None if has_norms else model)
+
+
 def check(
     model: nn.Module,
     options: argparse.Namespace,
@@ -132,7 +147,7 @@ def check(
     calibration: Any,
     images: ImageTensors,
 ) -> dict[str, Any]:
-    """Accuracy of the digital model, of the whole target and of the assignment, on fresh chips."""
+    """Drops of the whole target and of the assignment below the digital model, on fresh chips."""
     data, seed = batches(images), options.seed + 1_000_003
     digital = evaluate(analogize(model, "ideal"), data, instances=1, progress=False)
     accuracy = digital.levels[0].values[0]
@@ -140,7 +155,14 @@ def check(
     cases = {"assigned": (file, options.fresh), "nothing digital": (options.target, options.whole)}
     for name, (chosen, chips) in cases.items():
         analog = analogize(model, chosen, calibration)
-        level = evaluate(analog, data, instances=chips, seed=seed, progress=False).levels[0]
+        level = evaluate(
+            analog,
+            data,
+            instances=chips,
+            seed=seed,
+            recalibration=remedy(model, calibration, options),
+            progress=False,
+        ).levels[0]
         low, high = level.interval or (level.values[0], level.values[0])
         assert level.mean is not None, "every chip was measured"
         found[f"chips, {name}"] = chips

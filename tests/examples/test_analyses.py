@@ -25,13 +25,16 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
-def test_assign(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [["--bf16"], ["--recalibrate"]])
+def test_assign(
+    mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
     model = LeNet5()
     torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.ckpt")
     out = tmp_path / "out"
     arguments = ["lenet5", "--data", str(mnist), "--weights", str(tmp_path / "weights.ckpt")]
     arguments += ["--target", "paper_lenet5_8bit", "--max-drop", "0.3", "--out", str(out)]
-    arguments += ["--limit", "20", "--test-limit", "10", "--check-limit", "8", "--bf16"]
+    arguments += ["--limit", "20", "--test-limit", "10", "--check-limit", "8", *options]
     arguments += ["--instances", "4", "--screening", "3", "--fresh", "3", "--whole", "2"]
     run(monkeypatch, "assign.py", *arguments)
     found: dict[str, Any] = json.loads((out / "lenet5.json").read_text())
