@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from analogize.capture.watched import unwatched
 from analogize.crossbar.chip import noise_mode
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.side import make_side
@@ -138,11 +139,11 @@ def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Refe
             hooks.enter_context(noise_mode(model, "off"))
             for op in operators(source):
                 op.side = None
-                _hook(hooks, op.register_forward_hook(lambda o, a, y: keep(o, a[0], y)))
+                _hook(hooks, op.register_forward_hook, lambda o, a, y: keep(o, a[0], y))
         else:
             hooks.enter_context(bypassed(source, keep))
         for norm in norms(source):
-            _hook(hooks, norm.register_forward_pre_hook(take))
+            _hook(hooks, norm.register_forward_pre_hook, take)
         _run(source, batches)
     return Reference(outputs, frozenset(normed))
 
@@ -210,7 +211,7 @@ def _follow(hooks: ExitStack, norm: _BatchNorm, shrink: bool) -> list[int]:
             held.copy_(value)
         calls[0] += 1
 
-    _hook(hooks, norm.register_forward_pre_hook(before))
+    _hook(hooks, norm.register_forward_pre_hook, before)
     return calls
 
 
@@ -237,7 +238,7 @@ def _match(hooks: ExitStack, op: AnalogOp, wanted: Moments, shrink: bool) -> lis
 
     sides: list[Any] = [None]
     hooks.callback(lambda: setattr(op, "side", sides[0]))
-    _hook(hooks, op.register_forward_hook(after, with_kwargs=True))
+    _hook(hooks, op.register_forward_hook, after, with_kwargs=True)
     return calls
 
 
@@ -253,8 +254,20 @@ def _channels(product: Product) -> tuple[bool, ...]:
     return (True,) if isinstance(product, Linear) else (*[True] * len(product.batch), False, True)
 
 
-def _hook(hooks: ExitStack, handle: Any) -> None:
-    hooks.callback(handle.remove)
+def _hook(
+    hooks: ExitStack, register: Callable[..., Any], function: Callable[..., Any], **options: Any
+) -> None:
+    """Have ``function`` called while ``hooks`` lasts, as no part of the model's own Python.
+
+    Values that it reads would make every later call of the model one that may branch on values,
+    and so is followed, operator by operator.
+    """
+
+    def ours(*args: Any) -> Any:
+        with unwatched():
+            return function(*args)
+
+    hooks.callback(register(ours, **options).remove)
 
 
 @contextmanager
