@@ -18,13 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from comparison import command
 from torch import Tensor, nn
 
 from analogize import Recalibration, analogize, evaluate
@@ -69,7 +69,7 @@ def main() -> None:
             for name, images in (("images of the search", seen), ("unseen images", unseen))
         }
     record = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("analogize", "torch")},
         "seconds": round(spent),
