@@ -64,8 +64,10 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         file = options.out / f"{options.network}.yaml"
         file.write_text(found.fragment)
+        # Where everything stays digital there is no array to program.
+        assigned = file if found.digital_macs < found.total_macs else None
         checks = {
-            name: check(model, options, file, calibration, images)
+            name: check(model, options, assigned, calibration, images)
             for name, images in (("images of the search", seen), ("unseen images", unseen))
         }
     record = {
@@ -143,7 +145,7 @@ def remedy(model: nn.Module, images: Any, options: argparse.Namespace) -> Recali
 def check(
     model: nn.Module,
     options: argparse.Namespace,
-    file: Path,
+    file: Path | None,
     calibration: Any,
     images: ImageTensors,
 ) -> dict[str, Any]:
@@ -152,7 +154,9 @@ def check(
     digital = evaluate(analogize(model, "ideal"), data, instances=1, progress=False)
     accuracy = digital.levels[0].values[0]
     found: dict[str, Any] = {"images": len(images), "digital": accuracy}
-    cases = {"assigned": (file, options.fresh), "nothing digital": (options.target, options.whole)}
+    cases: dict[str, tuple[Any, int]] = {"nothing digital": (options.target, options.whole)}
+    if file is not None:
+        cases["assigned"] = file, options.fresh
     for name, (chosen, chips) in cases.items():
         analog = analogize(model, chosen, calibration)
         level = evaluate(

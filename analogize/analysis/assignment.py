@@ -134,7 +134,7 @@ def assign(
         deployment = Deployment(recalibration=recalibration)
         judged = partial(Drops, analog, seed=seed, watch=watch, deployment=deployment)
         seen, unseen = judged(data), None if test_data is None else judged(test_data)
-        search = Search(seen, unseen, max_drop, confidence, instances, screening)
+        search = Search(seen, unseen, max_drop, confidence, instances, screening, len(macs))
         exhaustive = len(macs) <= _EXHAUSTIVE
         order = () if exhaustive else _worth(analog, data, macs, seed)
         tests = search.exhaustively(macs) if exhaustive else search.greedily(macs, order)

@@ -7,7 +7,8 @@ the budget stays below it. Tests end early only where they fail.
 
 The bound is Student's t: exact for chips that are normally distributed. With samples of their own,
 the errors from chips and from samples are added (Owen, "The pigeonhole bootstrap", Annals of
-Applied Statistics 1, 2007), with the degrees of freedom of the smaller number.
+Applied Statistics 1, 2007), with the degrees of freedom of the smaller number. Samples that all
+drop alike show no spread, and say only that others are rare: of n alike, one in n may differ.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Search:
         confidence: How sure it must be met.
         instances: Chips of a test.
         screening: Most chips that a candidate is tried on before.
+        regions: How many there are; a candidate of all of them drops nothing.
     """
 
     seen: Drops
@@ -64,6 +66,7 @@ class Search:
     confidence: float
     instances: int
     screening: int
+    regions: int
 
     @property
     def tested_on(self) -> Drops:
@@ -77,6 +80,8 @@ class Search:
             drops = settled(chips, self.max_drop, early_success=False)
             level = (1 - self.confidence) / 2**number
             bound = upper_bound(drops, level, samples=self.unseen is not None)
+            if len(names) == self.regions:
+                bound = 0.0  # the digital model itself, not a sample of anything
             if bound <= self.max_drop and len(drops) == self.instances:
                 break
         return Trial(names, number, drops, bound)
@@ -148,8 +153,14 @@ def upper_bound(drops: Tensor, level: float, *, samples: bool = False) -> float:
     """One-sided upper confidence bound of the mean drop, wrong with probability ``level``.
 
     Over chips on the samples of ``drops`` (chips, samples), or over samples like them as well.
+    Where these all drop alike, it is by the largest share of others, whose drop is at most 1, that
+    could have been missed by chance (Clopper and Pearson, Biometrika 26, 1934, with no event).
     """
     found = estimated(drops)
+    each = drops.mean(0)
+    if samples and bool((each == each[0]).all()):
+        missed: float = 1 - level ** (1 / drops.shape[1])
+        return found.value + missed * (1 - found.value)
     error = found.error if samples else found.chips
     return found.value + _quantile(level, len(drops), drops.shape[1] if samples else None) * error
 

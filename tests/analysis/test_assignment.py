@@ -99,6 +99,14 @@ def test_upper_bound_is_students() -> None:
     assert upper_bound(drops, 0.05, samples=True) == pytest.approx(2 + 2.920 * both, abs=1e-3)
 
 
+def test_samples_that_all_drop_alike_may_have_missed_others() -> None:
+    # Of 10 samples none dropped: of others 26 % may, or 10 alike would be seen once in 20 times.
+    bound = upper_bound(torch.zeros(4, 10).double(), 0.05, samples=True)
+    assert (1 - bound) ** 10 == pytest.approx(0.05)
+    assert upper_bound(torch.zeros(4, 10).double(), 0.05) == 0
+    assert upper_bound(torch.ones(4, 10).double(), 0.05, samples=True) == 1
+
+
 def test_the_bound_over_samples_errs_no_more_often_than_stated() -> None:
     """Drops whose mean varies with the sample: a bound over chips alone would miss far more."""
     torch.manual_seed(0)
