@@ -54,10 +54,11 @@ def _kept() -> dict[Any, Any] | None:
     """What lives as long as the pass that runs; None where none does."""
     task = torch._C._current_graph_task_id()
     if task == -1:
+        if _backward.task != -1:
+            _backward.end()  # one that an error ended, whose callback never ran
         this = running_pass()
         return None if this is None else this.kept
     if _backward.task != task:
-        # Also what a backward pass left that was ended by an error.
         _backward.task, _backward.kept = task, {}
         torch.autograd.Variable._execution_engine.queue_callback(_backward.end)
     return _backward.kept

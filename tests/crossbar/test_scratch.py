@@ -153,6 +153,10 @@ def test_a_backward_pass_frees_it_also_after_one_that_raised() -> None:
     x = torch.zeros(2**15, requires_grad=True)
     with pytest.raises(ValueError, match="on purpose"):
         Borrows.apply(x, True).square().sum().backward()
+    # The next pass of any kind lets go of what that one left, also where it is given nothing.
+    with torch.no_grad(), scratch(x.detach(), x.dtype) as out:
+        assert out is None
+    assert refs[0].expired()
     for _ in range(2):
         Borrows.apply(x, False).square().sum().backward()
     assert len(refs) == 3
