@@ -244,7 +244,8 @@ def _quiet() -> Iterator[None]:
 
     It compares tree specifications in a way that newer versions of torch announce to drop, misses
     the validation data that are optional here, finds a checkpoint folder that is not empty, which a
-    resumed run's never is, and an average of weights that could be sharded, which is refused here.
+    resumed run's never is, or another one than before, of which nothing is used but the checkpoint,
+    and an average of weights that could be sharded, which is refused here.
     """
     talk = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = talk.level
@@ -255,6 +256,7 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
         warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model")
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", "The dirpath has changed from")
         yield
 
 

@@ -112,3 +112,21 @@ def test_wherever_the_data_are_shuffled_and_whatever_varies(
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_checkpoint_goes_on_in_another_folder_without_a_warning(tmp_path: Path) -> None:
+    x = torch.randn(8, 4)
+    data = [(x, x[:, :3].argmax(1))]
+    made = nn.Sequential(nn.Linear(4, 3))
+
+    def run(folder: str) -> nn.Module:
+        student = analogize(copy.deepcopy(made), "paper_resnet32", example_inputs=x)
+        quiet: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
+        file = tmp_path / folder / "run.ckpt"
+        return distill(student, None, data, alpha=0.0, epochs=1, resume=file, **quiet)
+
+    first = run("there")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there" / "run.ckpt").rename(tmp_path / "here" / "run.ckpt")
+    for mine, theirs in zip(run("here").parameters(), first.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
