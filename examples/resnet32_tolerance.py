@@ -40,9 +40,7 @@ import numpy as np
 import torch
 from cifar10 import cifar_options
 from comparison import History, compiled, sgd, trainer
-from rich.console import Console
-from rich.table import Table
-from tolerance import two_way
+from tolerance_table import summarise
 from torch import Tensor, nn
 
 from analogize import (
@@ -61,7 +59,6 @@ from analogize.targets import load_target
 ETAS = (0.02, 0.04, 0.057, 0.073, 0.11, 0.16, 0.2)
 TRAININGS = ("clipped", "control", "noise injection", "distillation")
 REMEDIES = ("as is", "recalibrated", "refitted", "adapted")
-POINTS = (1, 3, 5)
 
 
 def main() -> None:
@@ -274,56 +271,6 @@ def reference(args: argparse.Namespace, data: Data) -> None:
             right(data.clean(x), targets)
     bits = np.concatenate(right.bits)
     np.savez_compressed(file, bits=np.packbits(bits), images=len(bits))
-
-
-def read_reference(out: Path, images: str) -> np.ndarray:
-    """Whether the clean model was right on each image."""
-    with np.load(out / f"clean-{images}.npz") as kept:
-        return np.unpackbits(kept["bits"], count=int(kept["images"])).astype(bool)
-
-
-def read(out: Path, images: str) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """Every cell in ``out``: its facts, and which answers were right (chips, images)."""
-    found = []
-    for file in sorted(out.glob(f"*seed*-{images}-*.npz")):
-        with np.load(file) as kept:
-            facts = json.loads(str(kept["facts"]))
-            bits = np.unpackbits(kept["bits"], axis=1, count=int(kept["images"]))
-        found.append((facts, bits.astype(bool)))
-    return found
-
-
-def summarise(out: Path, images: str) -> None:
-    """Write ``tolerance-IMAGES.json`` and print accuracies and tolerances of all cells."""
-    cells = read(out, images)
-    groups: dict[tuple[Any, ...], dict[float, tuple[dict[str, Any], np.ndarray]]] = {}
-    for facts, bits in cells:
-        key = tuple(facts[k] for k in ("range", "training", "trained_at", "seed", "ends", "remedy"))
-        groups.setdefault(key, {})[facts["eta"]] = facts, bits
-    levels = sorted({facts["eta"] for facts, _ in cells})
-    table = Table(title="accuracy on programmed chips, %, and tolerance")
-    head = ("range", "training", "at", "seed", "ends", "remedy", *(f"{eta:g}" for eta in levels))
-    for word in (*head, *(f"-{p}" for p in POINTS)):
-        table.add_column(word)
-    clean = read_reference(out, images)
-    rows = []
-    for key, found in sorted(groups.items(), key=str):
-        curve = [(eta, found[eta][1]) for eta in levels if eta in found]
-        at = {p: two_way(curve, clean, p) for p in POINTS} if len(curve) > 1 else {}
-        shown = (f"{100 * found[eta][1].mean():.2f}" if eta in found else "" for eta in levels)
-        table.add_row(*map(str, key), *shown, *(_tolerance(at.get(p)) for p in POINTS))
-        rows += [{**facts, "tolerance": at} for facts, _ in (found[eta] for eta in sorted(found))]
-    Console(width=220).print(table)
-    print(f"the clean digital model: {100 * clean.mean():.2f} % of {len(clean)} images")
-    text = json.dumps({"clean": float(clean.mean()), "rows": rows}, indent=1)
-    (out / f"tolerance-{images}.json").write_text(text + "\n")
-
-
-def _tolerance(at: dict[str, float | bool] | None) -> str:
-    if at is None:
-        return "-"
-    more = ">=" if at["is_lower_bound"] else ""
-    return f"{more}{at['eta']:.4f} [{at['low']:.4f}, {at['high']:.4f}]"
 
 
 if __name__ == "__main__":

@@ -60,9 +60,51 @@ def two_way(
     Returns:
         As ``tolerance``.
     """
+    spread, eta, is_lower_bound = _crossings(curve, reference, points, _chips(curve), resamples)
+    low, high = np.percentile(spread, [2.5, 97.5])
+    return {
+        "eta": eta,
+        "low": float(low),
+        "high": float(high),
+        "is_lower_bound": is_lower_bound,
+    }
+
+
+def two_way_ratio(
+    first: Sequence[tuple[float, np.ndarray]],
+    second: Sequence[tuple[float, np.ndarray]],
+    reference: np.ndarray,
+    points: float,
+    resamples: int = 1000,
+) -> tuple[float, float, float]:
+    """The tolerance of ``first`` divided by that of ``second``, and its interval.
+
+    Both on the same chips and images, and resampled together; otherwise as for ``two_way``.
+    Infinite or not a number where the second has none.
+    """
+    chips = min(_chips(first), _chips(second))
+    above, one, _ = _crossings(first, reference, points, chips, resamples)
+    below, other, _ = _crossings(second, reference, points, chips, resamples)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.nanpercentile(above / below, [2.5, 97.5])
+        ratio = np.float64(one) / other
+    return float(ratio), float(low), float(high)
+
+
+def _chips(curve: Sequence[tuple[float, np.ndarray]]) -> int:
+    """How many every level has: the first ones. A level without noise has one for all."""
+    return min((len(bits) for _, bits in curve if len(bits) > 1), default=1)
+
+
+def _crossings(
+    curve: Sequence[tuple[float, np.ndarray]],
+    reference: np.ndarray,
+    points: float,
+    count: int,
+    resamples: int,
+) -> tuple[np.ndarray, float, bool]:
+    """Where every resample crosses the limit, where the whole does, and whether it never does."""
     etas = np.array([eta for eta, _ in curve], dtype=float)
-    # The chips that every level has: the first ones. A level without noise has one for all.
-    count = min((len(bits) for _, bits in curve if len(bits) > 1), default=1)
     curve = [(eta, bits[:count]) for eta, bits in curve]
     images = len(reference)
     random = np.random.default_rng(0)
@@ -70,15 +112,9 @@ def two_way(
     seen = random.multinomial(images, np.full(images, 1 / images), resamples) / images
     means = np.stack([_resampled(bits, chips, seen) for _, bits in curve])
     limits = seen @ reference - points / 100
-    spread = [_crossing(etas, *pair) for pair in zip(means.T, limits, strict=True)]
-    low, high = np.percentile(spread, [2.5, 97.5])
+    spread = np.array([_crossing(etas, *pair) for pair in zip(means.T, limits, strict=True)])
     plain, limit = np.array([bits.mean() for _, bits in curve]), reference.mean() - points / 100
-    return {
-        "eta": _crossing(etas, plain, float(limit)),
-        "low": float(low),
-        "high": float(high),
-        "is_lower_bound": bool((plain >= limit).all()),
-    }
+    return spread, _crossing(etas, plain, float(limit)), bool((plain >= limit).all())
 
 
 def two_way_difference(

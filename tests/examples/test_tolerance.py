@@ -52,6 +52,7 @@ def test_asking_for_less_never_lowers_the_tolerance(
 
 module = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tolerance.py"))
 two_way, two_way_difference = module["two_way"], module["two_way_difference"]
+two_way_ratio = module["two_way_ratio"]
 
 
 def bits(accuracy: float, chips: int, images: int, seed: int = 0) -> np.ndarray:
@@ -90,3 +91,26 @@ def test_a_difference_between_models_that_agree_is_nothing() -> None:
     assert low < mean < high
     # 9,000 independent answers each: the standard error is 0.006.
     assert mean == pytest.approx(0.2, abs=0.03)
+
+
+def test_the_ratio_of_tolerances_takes_what_both_share_out_of_its_interval() -> None:
+    """The same answers at twice the noise: exactly twice the tolerance, whatever is drawn."""
+    reference = bits(0.9, 1, 400)[0]
+    levels = [bits(0.9, 1, 400), bits(0.85, 20, 400), bits(0.6, 20, 400)]
+    once = [(0.05 * k, level) for k, level in enumerate(levels)]
+    twice = [(2 * eta, level) for eta, level in once]
+    assert two_way_ratio(twice, once, reference, 10) == pytest.approx((2, 2, 2))
+    # Five chips more on one side are left out.
+    more = [(eta, np.concatenate([level, level[:5]])) for eta, level in twice]
+    more[0] = twice[0]
+    assert two_way_ratio(more, once, reference, 10) == pytest.approx((2, 2, 2))
+    other = [(eta, bits(level.mean(), *level.shape, 7)) for eta, level in once]
+    ratio, low, high = two_way_ratio(other, once, reference, 10)
+    assert low < ratio < high
+    assert two_way(other, reference, 10)["eta"] / two_way(once, reference, 10)["eta"] == ratio
+
+
+def test_a_model_that_tolerates_nothing_divides_to_infinity() -> None:
+    reference, good, bad = bits(0.9, 1, 400)[0], bits(0.85, 20, 400), bits(0.5, 20, 400)
+    curve, none = [(0.0, good), (0.1, bad)], [(0.0, bad), (0.1, bad)]
+    assert two_way_ratio(curve, none, reference, 10)[0] == np.inf
