@@ -17,6 +17,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results" / "resnet32"
+COLOURS = {
+    "no retraining": "tab:blue",
+    "noise injection": "tab:orange",
+    "distillation": "tab:green",
+}
+STYLES = {"refitted": ":", "one sigma": "--", "recalibrated": "-.", "": "-"}
 
 
 def main() -> None:
@@ -24,16 +30,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=str(RESULTS / "robustness.png"))
     path = parser.parse_args().out
-    axes = Figure(figsize=(7, 4.2), layout="constrained").subplots()
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
     for label, rows in curves().items():
         points = sorted((row["eta"], 100 * row["mean"]) for row in rows)
-        style = "--" if "one sigma" in label else "-"
-        axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3.5, label=label)
+        # The colour is the training's, the line what else a model was given.
+        colour = next(colour for training, colour in COLOURS.items() if label.startswith(training))
+        style = next(style for word, style in STYLES.items() if word in label)
+        axes.plot(
+            *zip(*points, strict=True), style, color=colour, marker="o", markersize=3.5, label=label
+        )
     axes.set_xlabel(r"noise level $\eta = \sigma_N\,/\,(W_{\max} - W_{\min})$")
     axes.set_ylabel("test accuracy over chips, %")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    axes.figure.savefig(path, dpi=150)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    figure.savefig(path, dpi=150)
 
 
 def curves() -> dict[str, list[dict[str, Any]]]:
