@@ -64,7 +64,13 @@ def test_a_chip_in_blocks_is_the_chip_as_a_whole(
     for time in (0.0, DAY) if "joshi" in TARGETS[name] else (0.0,):
         chip = array.draw(weight, 3, time)
         assert chip.dtype == dtype
-        assert torch.equal(chip, as_a_whole(array, weight, 3, time))
+        whole = as_a_whole(array, weight, 3, time)
+        if torch.backends.cpu.get_cpu_capability() != "AVX2":
+            assert torch.equal(chip, whole)
+        # With AVX2 the values after the last whole vector of 8 are computed one by one, and may
+        # differ in the last bit from what a vector holds; where that is depends on the block.
+        assert int((chip != whole).sum()) < 8
+        torch.testing.assert_close(chip, whole, rtol=torch.finfo(dtype).eps, atol=0)
 
 
 def test_weights_that_do_not_lie_in_a_row_give_the_same_chip() -> None:
