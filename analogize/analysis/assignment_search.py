@@ -8,7 +8,7 @@ the budget stays below it. Tests end early only where they fail.
 The bound is Student's t: exact for chips that are normally distributed. With samples of their own,
 the errors from chips and from samples are added (Owen, "The pigeonhole bootstrap", Annals of
 Applied Statistics 1, 2007), with the degrees of freedom of the smaller number. Samples that all
-drop alike show no spread, and say only that others are rare: of n alike, one in n may differ.
+drop alike show no spread, and say only that others are rare: see ``upper_bound``.
 """
 
 from __future__ import annotations
