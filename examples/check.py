@@ -32,7 +32,7 @@ ALLOWED = 0.005
 def check(args: argparse.Namespace, chips: int = 20) -> bool:
     """Measure every claim again; print each, and return whether all were found."""
     started = time.monotonic()
-    written = json.loads((RESULTS / "tolerance-test.json").read_text())["rows"]
+    written = json.loads((RESULTS / "tolerance-test2000.json").read_text())["rows"]
     args.weights = args.weights or str(RESULTS / "clean.pt")
     args.test_images, args.images, args.range = 2000, "test", 1.0
     data = Data(args)
@@ -59,5 +59,7 @@ def check(args: argparse.Namespace, chips: int = 20) -> bool:
 
 
 def _row(rows: list[dict[str, Any]], *wanted: object) -> dict[str, Any]:
-    keys = ("training", "trained_at", "remedy", "ends", "eta")
-    return next(r for r in rows if tuple(r[k] for k in keys) == wanted and r["seed"] == 0)
+    # Of the trainings from the committed clipped model, whose weights lie beside.
+    keys = ("training", "at", "remedy", "ends", "eta", "range", "lr", "seed")
+    wanted = (*wanted, 1.0, 0.02, 0)
+    return next(row for row in rows if tuple(row[key] for key in keys) == wanted)

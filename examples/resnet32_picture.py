@@ -3,7 +3,7 @@
     python examples/resnet32_picture.py --out examples/results/resnet32/robustness.png
 
 Reads results.json (two sigma: no retraining, noise injection, distillation), options.json (the
-latter recalibrated) and tolerance-test.json (one sigma, recalibrated or refitted) of
+latter recalibrated) and tolerance-test2000.json (one sigma, recalibrated or refitted) of
 examples/results/resnet32.
 """
 
@@ -70,11 +70,11 @@ def curves() -> dict[str, list[dict[str, Any]]]:
 
 def _one_sigma(training: str, trained_at: float, remedy: str) -> list[dict[str, Any]]:
     """Levels and means of one training with the first seed."""
-    keys = (training, trained_at, remedy, 0)
-    names = ("training", "trained_at", "remedy", "seed")
+    names = ("training", "at", "remedy", "range", "lr", "seed")
+    keys = (training, trained_at, remedy, 1.0, 0.02 if trained_at else 0.0, 0)
     return [
         {"eta": row["eta"], "mean": sum(row["values"]) / len(row["values"])}
-        for row in _read("tolerance-test")
+        for row in _read("tolerance-test2000")
         if tuple(row[name] for name in names) == keys
     ]
 

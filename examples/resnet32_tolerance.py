@@ -23,7 +23,9 @@ Remedies, on every chip, each with all products analog and with the first and th
 Every cell keeps, for every chip and image, whether the answer was right; intervals are from a
 bootstrap that draws chips and images anew. --images train measures on training images that no
 remedy uses, which is where choices are made. Done cells and trainings are not repeated, so several
-of these commands with the same --out share the work; each ends with the table of all cells.
+of these commands with the same --out share the work; each ends with the table of all cells. Every
+setting is in a file's name, so that what other settings have made is never taken for it; only
+another clean model, data set or target wants another --out.
 """
 
 from __future__ import annotations
@@ -68,16 +70,14 @@ def main() -> None:
     data = Data(args)
     reference(args, data)
     for training in args.trainings:
-        for ends, remedy in itertools.product((False, True), args.remedies):
-            if ends not in args.ends:
-                continue
+        kept = train(args, data, training).state_dict()
+        for ends in sorted(set(args.ends)):
             model = analog(args, data, ends)
             # The weights of one training; only which of them an array holds differs.
-            kept = train(args, data, training).state_dict()
             model.load_state_dict({k: v for k, v in kept.items() if k in model.state_dict()})
-            for eta in (0.0, *args.etas):
+            for remedy, eta in itertools.product(args.remedies, (0.0, *args.etas)):
                 cell(model, training, remedy, ends, eta, args, data)
-    summarise(Path(args.out), args.images)
+    summarise(Path(args.out), data.name)
 
 
 def arguments() -> argparse.Namespace:
@@ -119,6 +119,7 @@ class Data:
             test = copy.copy(images)
             test.images, test.targets = images.images[1::step], images.targets[1::step]
         self.test = test.batches(250)
+        self.name = f"{args.images}{len(test)}"
         self.clean = cifar_resnet32().to(memory_format=torch.channels_last).eval()
         if args.weights is None:
             raise SystemExit(
@@ -136,10 +137,22 @@ def analog(args: argparse.Namespace, data: Data, ends: bool) -> AnalogModule:
     return analogize(data.clean, chosen, example_inputs=example, digital="ends" if ends else ())
 
 
+def settings(args: argparse.Namespace, training: str) -> dict[str, float]:
+    """What tells one training from another of its kind: noise, epochs, learning rate and so on."""
+    found = {"range": args.range, "clipped": args.clipped_epochs}
+    if training != "clipped":
+        found |= {"epochs": args.epochs, "lr": args.lr}
+    if training in ("noise injection", "distillation"):
+        found |= {"at": args.eta}
+    if training == "distillation":
+        found |= {"T": args.temperature}
+    return found | {"seed": args.seed}
+
+
 def name_of(args: argparse.Namespace, training: str) -> str:
     """The file name of a training."""
-    noise = "" if training in ("clipped", "control") else f"-{args.eta:g}"
-    return f"{training.replace(' ', '-')}{noise}-range{args.range:g}-seed{args.seed}"
+    chosen = (f"{name}{value:g}" for name, value in settings(args, training).items())
+    return "-".join((training.replace(" ", "-"), *chosen))
 
 
 def train(args: argparse.Namespace, data: Data, training: str) -> AnalogModule:
@@ -170,7 +183,8 @@ def train(args: argparse.Namespace, data: Data, training: str) -> AnalogModule:
         resume=file.with_suffix(".ckpt"),
         **trainer(args) | {"callbacks": [History(file.with_suffix(".jsonl"))]},
     )
-    torch.save(student.state_dict(), file)
+    torch.save(student.state_dict(), draft := file.with_suffix(".draft"))
+    draft.replace(file)
     return student
 
 
@@ -233,36 +247,43 @@ def cell(
     args: argparse.Namespace,
     data: Data,
 ) -> None:
-    """Measure one cell, unless its file is there."""
+    """Measure one cell, unless its file is there with as many chips."""
     where = "ends-digital" if ends else "all-analog"
-    name = f"{name_of(args, training)}-{where}-{remedy.replace(' ', '-')}-{args.images}-{eta:g}"
+    steps = args.steps if remedy == "adapted" else 0
+    given = remedy.replace(" ", "-") + (f"{steps}" if steps else "")
+    name = f"{name_of(args, training)}-{where}-{given}-{data.name}-{eta:g}"
     file = Path(args.out) / f"{name}.npz"
-    if file.exists():
-        return
     chips = 1 if eta == 0 else args.instances
+    if file.exists() and len(np.load(file)["bits"]) >= chips:
+        return
     bits, cost = measure(model, remedy, eta, chips, args, data)
     facts = {
         "training": training,
         "remedy": remedy,
         "ends": where,
         "eta": eta,
-        "range": args.range,
-        "trained_at": args.eta if training in ("noise injection", "distillation") else 0.0,
-        "seed": args.seed,
-        "images": args.images,
-        "epochs": args.epochs,
-        "lr": args.lr,
+        "steps": steps,
+        "images": data.name,
     }
+    facts |= dict.fromkeys(("epochs", "lr", "at", "T"), 0) | settings(args, training)
     facts |= cost
     facts["values"] = [float(v) for v in bits.mean(1)]
     packed = np.packbits(bits, axis=1)
-    np.savez_compressed(file, bits=packed, images=bits.shape[1], facts=json.dumps(facts))
+    save(file, bits=packed, images=bits.shape[1], facts=json.dumps(facts))
     print(f"{name}: {100 * bits.mean():.2f} ± {100 * bits.mean(1).std():.2f}", flush=True)
+
+
+def save(file: Path, **arrays: Any) -> None:
+    """Write ``arrays`` as a whole: half a file, of a killed run, would be taken for a done cell."""
+    draft = file.with_suffix(".draft")
+    with draft.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    draft.replace(file)
 
 
 def reference(args: argparse.Namespace, data: Data) -> None:
     """Measure the clean digital model on the same images, unless its file is there."""
-    file = Path(args.out) / f"clean-{args.images}.npz"
+    file = Path(args.out) / f"clean-{data.name}.npz"
     if file.exists():
         return
     right = Right()
@@ -270,7 +291,7 @@ def reference(args: argparse.Namespace, data: Data) -> None:
         for x, targets in data.test:
             right(data.clean(x), targets)
     bits = np.concatenate(right.bits)
-    np.savez_compressed(file, bits=np.packbits(bits), images=len(bits))
+    save(file, bits=np.packbits(bits), images=len(bits))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,19 @@ from tolerance import two_way, two_way_ratio
 
 POINTS = (1, 3, 5)
 # What tells the curves of the table apart, and for each its cells by eta.
-KEYS = ("range", "training", "trained_at", "seed", "ends", "remedy")
+KEYS = (
+    "training",
+    "T",
+    "range",
+    "clipped",
+    "epochs",
+    "lr",
+    "at",
+    "seed",
+    "ends",
+    "remedy",
+    "steps",
+)
 Groups = dict[tuple[Any, ...], dict[float, tuple[dict[str, Any], np.ndarray]]]
 
 
@@ -43,18 +55,23 @@ def summarise(out: Path, images: str) -> None:
         groups.setdefault(key, {})[facts["eta"]] = facts, bits
     levels = sorted({facts["eta"] for facts, _ in cells})
     table = Table(title="accuracy on programmed chips, %, and tolerance")
-    head = ("range", "training", "at", "seed", "ends", "remedy", *(f"{eta:g}" for eta in levels))
-    for word in (*head, *(f"-{p}" for p in POINTS)):
-        table.add_column(word)
+    varied = [k for k in range(len(KEYS)) if len({key[k] for key in groups}) > 1]
+    for word in (
+        *(KEYS[k] for k in varied),
+        *map("{:g}".format, levels),
+        *map("-{}".format, POINTS),
+    ):
+        table.add_column(word, no_wrap=True)
     clean = read_reference(out, images)
     rows = []
     for key, found in sorted(groups.items(), key=str):
         curve = [(eta, found[eta][1]) for eta in levels if eta in found]
         at = {p: two_way(curve, clean, p) for p in POINTS} if len(curve) > 1 else {}
         shown = (f"{100 * found[eta][1].mean():.2f}" if eta in found else "" for eta in levels)
-        table.add_row(*map(str, key), *shown, *(_tolerance(at.get(p)) for p in POINTS))
+        names = (str(key[k]) for k in varied)
+        table.add_row(*names, *shown, *(_tolerance(at.get(p)) for p in POINTS))
         rows += [{**facts, "tolerance": at} for facts, _ in (found[eta] for eta in sorted(found))]
-    Console(width=220).print(table)
+    Console(width=260).print(table)
     print(f"the clean digital model: {100 * clean.mean():.2f} % of {len(clean)} images")
     ratios = _ratios(groups, clean)
     text = json.dumps({"clean": float(clean.mean()), "ratios": ratios, "rows": rows}, indent=1)
@@ -68,7 +85,7 @@ def _ratios(groups: Groups, clean: np.ndarray) -> list[dict[str, Any]]:
     """
     found = []
     for key, cells in sorted(groups.items(), key=str):
-        other = groups.get((key[0], "noise injection", *key[2:]))
+        other = groups.get(("noise injection", 0, *key[2:]))
         if key[1] != "distillation" or other is None:
             continue
         levels = sorted(cells.keys() & other.keys())
@@ -81,7 +98,7 @@ def _ratios(groups: Groups, clean: np.ndarray) -> list[dict[str, Any]]:
             ratio, low, high = two_way_ratio(curves[0], curves[1], clean, points)
             fact = dict(zip(KEYS, key, strict=True)) | {"points": points, "levels": levels}
             found.append(fact | {"ratio": ratio, "low": low, "high": high})
-            told = ", ".join(f"{name} {fact[name]}" for name in KEYS if name != "training")
+            told = ", ".join(f"{name} {fact[name]}" for name in KEYS if fact[name])
             print(
                 f"distillation tolerates {ratio:.3f} [{low:.3f}, {high:.3f}] times the noise of "
                 f"noise injection within {points} points ({told})"

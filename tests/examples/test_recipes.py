@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,22 +108,44 @@ def test_resnet32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resnet32_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = image_folder(tmp_path / "data", ("train", "test"), 10, 32)
     torch.save(cifar_resnet32().state_dict(), weights := tmp_path / "weights.pt")
-    out = tmp_path / "out"
-    settings = ["--data", str(data), "--out", str(out), "--weights", str(weights), "--steps", "1"]
-    settings += ["--epochs", "1", "--clipped-epochs", "1", "--etas", "0.05", "--instances", "2"]
-    settings += ["--device", "cpu", "--trainings", "clipped", "distillation"]
+    settings = ["--data", str(data), "--out", str(out := tmp_path / "out"), "--steps", "1"]
+    settings += ["--weights", str(weights), "--epochs", "1", "--clipped-epochs", "1"]
+    settings += ["--etas", "0.05", "--instances", "2", "--device", "cpu"]
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr(sys, "argv", ["resnet32_tolerance.py", *settings])
-    script = str(EXAMPLES / "resnet32_tolerance.py")
-    runpy.run_path(script, run_name="__main__")
-    result = json.loads((out / "tolerance-test.json").read_text())
-    # Two trainings, four remedies, with and without digital ends, at two levels.
-    assert len(result["rows"]) == 32
-    adapted = [row for row in result["rows"] if row["remedy"] == "adapted"]
-    assert all(row["digital_parameters"] > 0 for row in adapted)
+
+    def found(*more: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["resnet32_tolerance.py", *settings, *more])
+        runpy.run_path(str(EXAMPLES / "resnet32_tolerance.py"), run_name="__main__")
+        written: list[dict[str, Any]] = json.loads((out / "tolerance-test20.json").read_text())[
+            "rows"
+        ]
+        return written
+
+    # Four remedies, with and without digital ends, at two levels.
+    every = found("--trainings", "distillation")
+    assert len(every) == 16
+    assert all(row["digital_parameters"] > 0 for row in every if row["remedy"] == "adapted")
     before = {file: file.stat().st_mtime_ns for file in out.glob("*.npz")}
-    runpy.run_path(script, run_name="__main__")
-    assert before == {file: file.stat().st_mtime_ns for file in out.glob("*.npz")}
+    one = ["--trainings", "distillation", "--remedies", "as is", "--ends", "analog"]
+    assert found(*one) == every
+    # What another setting made is not taken for its own, and 2 chips not for 3.
+    assert len(found(*one, "--lr", "0.3")) == 18
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    assert sorted(len(row["values"]) for row in found(*one, "--instances", "3"))[-2:] == [2, 3]
+    again = [file.stem for file in before if file.stat().st_mtime_ns != before[file]]
+    assert [name.endswith("all-analog-as-is-test20-0.05") for name in again] == [True]
+
+
+@pytest.mark.parametrize(
+    "setting", ["range=2", "clipped_epochs=2", "epochs=2", "lr=0.3", "eta=0.2", "temperature=3"]
+)
+def test_settings_name_a_training(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    recipe = importlib.import_module("resnet32_tolerance")
+    monkeypatch.setattr(sys, "argv", ["resnet32_tolerance.py", "--data", "anywhere"])
+    plain, (name, value) = recipe.arguments(), setting.split("=")
+    other = argparse.Namespace(**vars(plain) | {name: float(value)})
+    assert recipe.name_of(plain, "distillation") != recipe.name_of(other, "distillation")
 
 
 def test_resnet18(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
