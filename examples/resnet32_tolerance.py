@@ -16,7 +16,8 @@ Remedies, on every chip, each with all products analog and with the first and th
 
     as is              none
     recalibrated       BatchNorm's statistics re-estimated on 1,000 unlabelled training images
-    refitted           that, and the head refitted in closed form, on the same images, to what the
+    augmented          the same, the images cropped and flipped as in training
+    refitted           recalibrated, and the head refitted in closed form, on the same images, to what the
                        model puts out without noise
     adapted            that, and --steps steps on BatchNorm's gains and offsets and the head's bias
 
@@ -60,7 +61,7 @@ from analogize.targets import load_target
 
 ETAS = (0.02, 0.04, 0.057, 0.073, 0.11, 0.16, 0.2)
 TRAININGS = ("clipped", "control", "noise injection", "distillation")
-REMEDIES = ("as is", "recalibrated", "refitted", "adapted")
+REMEDIES = ("as is", "recalibrated", "augmented", "refitted", "adapted")
 
 
 def main() -> None:
@@ -113,6 +114,8 @@ class Data:
         count = max(1, len(few) // 250)
         # Every batch a fair sample of the classes, in whose order the folders are read.
         self.few = [few.normalization(few.images[k::count]) for k in range(count)]
+        cropped = images.take(1000).batches(250, generator=torch.Generator(), augment=True)
+        self.augmented = list(cropped)
         if args.images == "train":
             # Every 25th image, moved on by one: none of every 50th that the remedies use.
             step = max(1, len(images) // (args.test_images or 2000))
@@ -211,8 +214,8 @@ def measure(
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Which answers were right (chips, images), and what the remedy cost on every chip."""
     few: Any = None
-    if remedy == "recalibrated":
-        few = Recalibration(data.few)
+    if remedy in ("recalibrated", "augmented"):
+        few = Recalibration(data.few if remedy == "recalibrated" else data.augmented)
     elif remedy != "as is":
         steps = args.steps if remedy == "adapted" else 0
         # Its own noise-free pass is what a chip should give; a better model fits other weights.

@@ -75,7 +75,8 @@ def recalibrate(
     and variance become the teacher's; they are kept in buffers of the operator (``DigitalSide``).
 
     New statistics are blended with the former ones by how far the shift exceeds what so few images
-    show by chance (``analogize.evaluation.moments``), so that a chip without errors loses nothing.
+    show by chance (``analogize.evaluation.moments``), so that on images such as the training's a
+    chip without errors loses nothing.
     Batches of one tensor are mixed first, because data are often sorted, and a batch of one class
     has this class's statistics. Weights stay as they are, so the programmed chip stays valid.
 
@@ -84,7 +85,8 @@ def recalibrate(
             fresh noise, which averages the statistics over noise. Without a teacher any model
             with BatchNorm will do.
         data: batches: inputs, or (inputs, targets, ...), of which only the inputs are used. They
-            are read once, and held in memory.
+            are read once, and held in memory. Prepared as the training's were, augmentation
+            included: statistics of other images differ for reasons that are not the chip's.
         teacher: what the operators are matched to: ``model`` itself, without noise; or another
             model with the same parameters by name, such as the clean one.
         shrink: False takes the new statistics as they are.
