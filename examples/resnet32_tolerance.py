@@ -17,8 +17,8 @@ Remedies, on every chip, each with all products analog and with the first and th
     as is              none
     recalibrated       BatchNorm's statistics re-estimated on 1,000 unlabelled training images
     augmented          the same, the images cropped and flipped as in training
-    refitted           recalibrated, and the head refitted in closed form, on the same images, to what the
-                       model puts out without noise
+    refitted           recalibrated, and the head refitted in closed form, on the same images, to
+                       what the model puts out without noise
     adapted            that, and --steps steps on BatchNorm's gains and offsets and the head's bias
 
 Every cell keeps, for every chip and image, whether the answer was right; intervals are from a
