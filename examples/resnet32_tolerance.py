@@ -17,6 +17,7 @@ Remedies, on every chip, each with all products analog and with the first and th
     as is              none
     recalibrated       BatchNorm's statistics re-estimated on 1,000 unlabelled training images
     augmented          the same, the images cropped and flipped as in training
+    matched            every product's outputs matched to its own without noise, on the 1,000
     refitted           recalibrated, and the head refitted in closed form, on the same images, to
                        what the model puts out without noise
     adapted            that, and --steps steps on BatchNorm's gains and offsets and the head's bias
@@ -61,7 +62,7 @@ from analogize.targets import load_target
 
 ETAS = (0.02, 0.04, 0.057, 0.073, 0.11, 0.16, 0.2)
 TRAININGS = ("clipped", "control", "noise injection", "distillation")
-REMEDIES = ("as is", "recalibrated", "augmented", "refitted", "adapted")
+REMEDIES = ("as is", "recalibrated", "augmented", "matched", "refitted", "adapted")
 
 
 def main() -> None:
@@ -214,8 +215,9 @@ def measure(
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Which answers were right (chips, images), and what the remedy cost on every chip."""
     few: Any = None
-    if remedy in ("recalibrated", "augmented"):
-        few = Recalibration(data.few if remedy == "recalibrated" else data.augmented)
+    if remedy in ("recalibrated", "augmented", "matched"):
+        images = data.augmented if remedy == "augmented" else data.few
+        few = Recalibration(images, model if remedy == "matched" else None)
     elif remedy != "as is":
         steps = args.steps if remedy == "adapted" else 0
         # Its own noise-free pass is what a chip should give; a better model fits other weights.

@@ -73,12 +73,17 @@ def recalibrate(
     re-estimated wherever the model has them. With a teacher, every operator whose output no
     BatchNorm takes at once gets a digital scale and offset per output channel, with which its mean
     and variance become the teacher's; they are kept in buffers of the operator (``DigitalSide``).
+    With the model itself as its teacher all operators get them, and BatchNorm's statistics stay
+    the training's.
 
-    New statistics are blended with the former ones by how far the shift exceeds what so few images
-    show by chance (``analogize.evaluation.moments``), so that on images such as the training's a
-    chip without errors loses nothing.
-    Batches of one tensor are mixed first, because data are often sorted, and a batch of one class
-    has this class's statistics. Weights stay as they are, so the programmed chip stays valid.
+    What is new is blended with what was by how far the shift exceeds what so few images show by
+    chance (``analogize.evaluation.moments``), so that on images such as the training's a chip
+    without errors loses nothing. Images of another kind, and unaugmented ones can be of another
+    kind, shift BatchNorm's statistics for reasons that are not the chip's. Matching to the model's
+    own noise-free pass over the same images is free of that: a chip without errors is left as it
+    is, whatever the images. Batches of one tensor are mixed first, because data are often sorted,
+    and a batch of one class has this class's statistics. Weights stay as they are, so the
+    programmed chip stays valid.
 
     Args:
         model: a rewritten model runs on its programmed chip; where none is programmed it draws
@@ -86,9 +91,11 @@ def recalibrate(
             with BatchNorm will do.
         data: batches: inputs, or (inputs, targets, ...), of which only the inputs are used. They
             are read once, and held in memory. Prepared as the training's were, augmentation
-            included: statistics of other images differ for reasons that are not the chip's.
-        teacher: what the operators are matched to: ``model`` itself, without noise; or another
-            model with the same parameters by name, such as the clean one.
+            included, unless the model is its own teacher.
+        teacher: what the operators are matched to: ``model`` itself, without noise, for what the
+            chip alone has done; its BatchNorm statistics must be the training's then. Or another
+            model with the same parameters by name, such as the clean one, for what clipping and
+            quantization have done as well.
         shrink: False takes the new statistics as they are.
 
     Returns:
@@ -106,11 +113,13 @@ def recalibrate(
 class Reference:
     """What a teacher's operators put out on the data, and which of them BatchNorm takes.
 
-    Operators are known by their place among ``operators(model)``.
+    Operators are known by their place among ``operators(model)``. The model's own outputs are what
+    its statistics were trained for, so that BatchNorm needs no others (``own``).
     """
 
     outputs: tuple[Moments, ...]
     normed: frozenset[int]
+    own: bool
 
 
 def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Reference:
@@ -123,7 +132,8 @@ def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Refe
         raise CalibrationError(
             f"{type(model).__name__} has no analog operator that could be matched to a teacher"
         )
-    source = model if teacher is model else _digital(model, teacher)
+    own = _same(model, teacher)
+    source = model if own else _digital(model, teacher)
     places = {op: place for place, op in enumerate(operators(source))}
     outputs = tuple(Moments() for _ in places)
     normed: set[int] = set()
@@ -137,17 +147,35 @@ def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Refe
         normed.update(place for place, y in last if args and args[0] is y)
 
     with torch.no_grad(), _evaluating(source), ExitStack() as hooks, Kept(source):
-        if teacher is model:
+        if own:
             hooks.enter_context(noise_mode(model, "off"))
             for op in operators(source):
                 op.side = None
                 _hook(hooks, op.register_forward_hook, lambda o, a, y: keep(o, a[0], y))
         else:
             hooks.enter_context(bypassed(source, keep))
-        for norm in norms(source):
-            _hook(hooks, norm.register_forward_pre_hook, take)
+            for norm in norms(source):
+                _hook(hooks, norm.register_forward_pre_hook, take)
         _run(source, batches)
-    return Reference(outputs, frozenset(normed))
+    return Reference(outputs, frozenset(normed), own)
+
+
+def _same(model: nn.Module, teacher: nn.Module) -> bool:
+    """Whether ``teacher`` is ``model``, or its like: a copy, such as one on another device."""
+    if teacher is model:
+        return True
+    kept, other = (_trained(one) if operators(one) else {} for one in (model, teacher))
+    return kept.keys() == other.keys() and all(
+        value.shape == other[name].shape and torch.equal(value, other[name].to(value.device))
+        for name, value in kept.items()
+    )
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and BatchNorm's statistics, by name."""
+    statistics = {id(b) for norm in norms(model) for b in norm.buffers()}
+    buffers = {name: b for name, b in model.named_buffers() if id(b) in statistics}
+    return dict(model.named_parameters()) | buffers
 
 
 def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
@@ -171,7 +199,7 @@ def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
 def _recalibrate(
     model: nn.Module, batches: list[Call], found: Reference | None, shrink: bool
 ) -> int:
-    layers = norms(model)
+    layers = [] if found is not None and found.own else norms(model)
     matched = (
         []
         if found is None

@@ -121,15 +121,15 @@ def test_resnet32_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ]
         return written
 
-    # Five remedies, with and without digital ends, at two levels.
+    # Six remedies, with and without digital ends, at two levels.
     every = found("--trainings", "distillation")
-    assert len(every) == 20
+    assert len(every) == 24
     assert all(row["digital_parameters"] > 0 for row in every if row["remedy"] == "adapted")
     before = {file: file.stat().st_mtime_ns for file in out.glob("*.npz")}
     one = ["--trainings", "distillation", "--remedies", "as is", "--ends", "analog"]
     assert found(*one) == every
     # What another setting made is not taken for its own, and 2 chips not for 3.
-    assert len(found(*one, "--lr", "0.3")) == 22
+    assert len(found(*one, "--lr", "0.3")) == 26
     assert before == {file: file.stat().st_mtime_ns for file in before}
     assert sorted(len(row["values"]) for row in found(*one, "--instances", "3"))[-2:] == [2, 3]
     again = [file.stem for file in before if file.stat().st_mtime_ns != before[file]]
