@@ -138,8 +138,9 @@ def adapt(
         data: batches without or with labels, of which only the inputs are used.
         teacher: a model with the same outputs; a rewritten one runs without noise. The model itself
             is the one to take for a model trained for noise: it leaves a chip without errors as it
-            is, while a teacher that learned from these very data is surer of them than of others,
-            and the head would learn that. It is not changed.
+            is (BatchNorm's statistics become those of the images, though), while a teacher that
+            learned from these very data is surer of them than of others, and the head would learn
+            that. It is not changed.
         head: whether to refit the last product.
         steps: gradient steps; 0 for closed form only.
         learning_rate: the first one, for Adam.
