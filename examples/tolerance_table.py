@@ -86,7 +86,7 @@ def _ratios(groups: Groups, clean: np.ndarray) -> list[dict[str, Any]]:
     found = []
     for key, cells in sorted(groups.items(), key=str):
         other = groups.get(("noise injection", 0, *key[2:]))
-        if key[1] != "distillation" or other is None:
+        if key[0] != "distillation" or other is None:
             continue
         levels = sorted(cells.keys() & other.keys())
         curves = [[(eta, group[eta][1]) for eta in levels] for group in (cells, other)]
