@@ -27,7 +27,7 @@ bootstrap that draws chips and images anew. --images train measures on training 
 remedy uses, which is where choices are made. Done cells and trainings are not repeated, so several
 of these commands with the same --out share the work; each ends with the table of all cells. Every
 setting is in a file's name, so that what other settings have made is never taken for it; only
-another clean model, data set or target wants another --out.
+another clean model, data set, target or precision wants another --out.
 """
 
 from __future__ import annotations
