@@ -59,7 +59,7 @@ def check(args: argparse.Namespace, chips: int = 20) -> bool:
 
 
 def _row(rows: list[dict[str, Any]], *wanted: object) -> dict[str, Any]:
-    # Of the trainings from the committed clipped model, whose weights lie beside.
+    # One sigma, learning rate 0.02, seed 0: the trainings whose weights lie beside.
     keys = ("training", "at", "remedy", "ends", "eta", "range", "lr", "seed")
     wanted = (*wanted, 1.0, 0.02, 0)
     return next(row for row in rows if tuple(row[key] for key in keys) == wanted)

@@ -25,9 +25,9 @@ Remedies, on every chip, each with all products analog and with the first and th
 Every cell keeps, for every chip and image, whether the answer was right; intervals are from a
 bootstrap that draws chips and images anew. --images train measures on training images that no
 remedy uses, which is where choices are made. Done cells and trainings are not repeated, so several
-of these commands with the same --out share the work; each ends with the table of all cells. Every
-setting is in a file's name, so that what other settings have made is never taken for it; only
-another clean model, data set, target or precision wants another --out.
+of these commands with the same --out share the work; each ends with the table of all cells. Files
+are named by settings, so that what others have made is never taken for a cell; those that are not
+in a name want another --out: --weights, --data, --limit, --target, --precision, --gradient-clip.
 """
 
 from __future__ import annotations

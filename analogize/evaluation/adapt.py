@@ -18,7 +18,7 @@ from analogize.crossbar.side import can_branch, make_side
 from analogize.errors import CalibrationError
 from analogize.evaluation.head import bias_of, head_of, refit, scores_of
 from analogize.evaluation.kept import Kept, digital_parameters
-from analogize.evaluation.recalibrate import Recalibration, norms
+from analogize.evaluation.recalibrate import Recalibration, named, norms
 from analogize.model.calls import Call, batch_call, device_of
 
 
@@ -75,7 +75,7 @@ class Adaptation:
     @property
     def settings(self) -> str:
         """What a run's fingerprint keeps of it."""
-        parts = ["adapted to a teacher"]
+        parts = [f"adapted to {named(self.teacher)}"]
         parts += ["head refitted"] if self.head else []
         if self.steps:
             rate = f"{self.learning_rate:g} at T = {self.temperature:g}"
@@ -137,10 +137,10 @@ def adapt(
         model: a rewritten classifier with a programmed chip.
         data: batches without or with labels, of which only the inputs are used.
         teacher: a model with the same outputs; a rewritten one runs without noise. The model itself
-            is the one to take for a model trained for noise: it leaves a chip without errors as it
-            is (BatchNorm's statistics become those of the images, though), while a teacher that
-            learned from these very data is surer of them than of others, and the head would learn
-            that. It is not changed.
+            is the one to take for a model trained for noise: apart from BatchNorm's statistics,
+            which become those of the images, it leaves a chip without errors as it is, while a
+            teacher that learned from these very data is surer of them than of others, and the head
+            would learn that. It is not changed.
         head: whether to refit the last product.
         steps: gradient steps; 0 for closed form only.
         learning_rate: the first one, for Adam.

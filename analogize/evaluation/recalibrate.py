@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from analogize.capture.watched import unwatched
 from analogize.crossbar.chip import noise_mode
+from analogize.crossbar.digest import target_digest, weights_digest
 from analogize.crossbar.ops import AnalogOp, bypassed, operators
 from analogize.crossbar.side import make_side
 from analogize.crossbar.signature import KEY
@@ -46,7 +47,8 @@ class Recalibration:
     def settings(self) -> str:
         """What a run's fingerprint keeps of it."""
         words = "statistics re-estimated"
-        words += "" if self.teacher is None else ", operators matched to a teacher"
+        if self.teacher is not None:
+            words = f"matched to {named(self.teacher)}"
         return words if self.shrink else f"{words}, not shrunk"
 
     def __call__(self, model: nn.Module) -> int:
@@ -160,31 +162,38 @@ def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Refe
     return Reference(outputs, frozenset(normed), own)
 
 
+def named(teacher: nn.Module) -> str:
+    """Which teacher it is: another one gives other values, and belongs to another run."""
+    target = f" on {target_digest(teacher)}" if operators(teacher) else ""
+    return f"teacher {weights_digest(teacher)}{target}"
+
+
 def _same(model: nn.Module, teacher: nn.Module) -> bool:
-    """Whether ``teacher`` is ``model``, or its like: a copy, such as one on another device."""
+    """Whether ``teacher`` is ``model``, or a copy of it, such as one on another device."""
     if teacher is model:
         return True
-    kept, other = (_trained(one) if operators(one) else {} for one in (model, teacher))
+    if not operators(teacher) or target_digest(teacher) != target_digest(model):
+        return False
+    kept, other = _state(model), _state(teacher)
     return kept.keys() == other.keys() and all(
-        value.shape == other[name].shape and torch.equal(value, other[name].to(value.device))
+        torch.equal(value.cpu(), other[name].cpu())
+        if isinstance(value, Tensor)
+        else value == other[name]
         for name, value in kept.items()
     )
 
 
-def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, and BatchNorm's statistics, by name."""
-    statistics = {id(b) for norm in norms(model) for b in norm.buffers()}
-    buffers = {name: b for name, b in model.named_buffers() if id(b) in statistics}
-    return dict(model.named_parameters()) | buffers
+def _state(model: nn.Module) -> dict[str, Any]:
+    """Parameters and buffers, without what recalibration itself puts there."""
+    state = model.state_dict()
+    return {k: v for k, v in state.items() if ".side." not in k and not k.endswith(KEY)}
 
 
 def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
     """A copy of ``model`` with the parameters and buffers of ``teacher``."""
     source = copy.deepcopy(model)
     wanted = {name for name, _ in model.named_parameters()}
-    state = {
-        k: v for k, v in teacher.state_dict().items() if ".side." not in k and not k.endswith(KEY)
-    }
+    state = _state(teacher)
     missing = sorted(wanted - state.keys())
     if missing:
         raise CalibrationError(

@@ -288,6 +288,24 @@ def test_evaluate_on_a_device_has_the_model_itself_as_teacher(
     assert found[0].levels[0].values == found[1].levels[0].values
 
 
+def test_a_teacher_of_equal_weights_on_another_target_is_another(
+    make_target: Callable[..., Target],
+) -> None:
+    digital = without_norm().eval()
+    narrow = make_target(weights={"range": {"kind": "std", "multiple": 0.5}})
+    model, data = analogize(digital, narrow), [torch.randn(24, 3, 8, 8)]
+    teachers = {"itself": model, "ideal": analogize(digital, "ideal"), "clean": digital}
+    found: dict[str, Tensor] = {}
+    for name, teacher in teachers.items():
+        with torch.no_grad(), noise_mode(model, "off"):
+            recalibrate(model, data, teacher, shrink=False)
+            found[name] = model(data[0])
+    # Clipping is not undone by what clips as well.
+    torch.testing.assert_close(found["ideal"], found["clean"], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found["itself"], found["clean"], rtol=1e-2, atol=1e-2)
+    assert len({Recalibration(data, teacher).settings for teacher in teachers.values()}) == 3
+
+
 def score(outputs: Tensor, _targets: Tensor) -> Tensor:
     """Depends on every chip and every statistic."""
     return outputs.abs().mean()

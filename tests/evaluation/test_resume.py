@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from analogize import Target, analogize
+from analogize import Adaptation, Recalibration, Target, analogize
 from analogize.errors import EvaluationError
 from analogize.evaluation.evaluation import Evaluation
 from analogize.evaluation.montecarlo import evaluate
@@ -226,3 +227,17 @@ def test_values_without_a_deviation_are_refused(
     file.write_text(json.dumps(content))
     with pytest.raises(EvaluationError, match="too large"):
         Evaluation.load(file)
+
+
+@pytest.mark.parametrize("remedy", [Recalibration, Adaptation])
+def test_a_run_is_not_continued_with_another_teacher(
+    remedy: Make, analog: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    few, run = [batches[0][0]], {"instances": 2, "resume": tmp_path / "run.json"}
+    first = evaluate(analog, batches, recalibration=remedy(few, analog), **run)
+    other = copy.deepcopy(analog)
+    assert evaluate(analog, batches, recalibration=remedy(few, other), **run) == first
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.1)
+    with pytest.raises(EvaluationError, match="to teacher"):
+        evaluate(analog, batches, recalibration=remedy(few, other), **run)
