@@ -18,7 +18,8 @@ from analogize.crossbar.side import can_branch, make_side
 from analogize.errors import CalibrationError
 from analogize.evaluation.head import bias_of, head_of, refit, scores_of
 from analogize.evaluation.kept import Kept, digital_parameters
-from analogize.evaluation.recalibrate import Recalibration, named, norms
+from analogize.evaluation.recalibrate import Recalibration
+from analogize.evaluation.reference import named, norms
 from analogize.model.calls import Call, batch_call, device_of
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,17 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from analogize.capture.watched import unwatched
-from analogize.crossbar.chip import noise_mode
-from analogize.crossbar.digest import target_digest, weights_digest
-from analogize.crossbar.ops import AnalogOp, bypassed, operators
+from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.side import make_side
-from analogize.crossbar.signature import KEY
 from analogize.errors import CalibrationError
 from analogize.evaluation.kept import Kept
 from analogize.evaluation.moments import Moments, blended, matching
-from analogize.model.calls import Call, batch_call, device_of
-from analogize.product import Convolution, Linear, Product
+from analogize.evaluation.reference import (
+    Reference,
+    channels,
+    evaluating,
+    hook,
+    named,
+    norms,
+    reference,
+    run_batches,
+)
+from analogize.model.calls import Call, batch_call
 
 
 @dataclass
@@ -111,100 +115,6 @@ def recalibrate(
     return Recalibration(data, teacher, shrink)(model)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What a teacher's operators put out on the data, and which of them BatchNorm takes.
-
-    Operators are known by their place among ``operators(model)``. The model's own outputs are what
-    its statistics were trained for, so that BatchNorm needs no others (``own``).
-    """
-
-    outputs: tuple[Moments, ...]
-    normed: frozenset[int]
-    own: bool
-
-
-def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Reference:
-    """Run ``teacher`` over ``batches`` and keep the moments of what each operator puts out.
-
-    Raises:
-        CalibrationError: the model has no operator, or the teacher lacks its parameters.
-    """
-    if not operators(model):
-        raise CalibrationError(
-            f"{type(model).__name__} has no analog operator that could be matched to a teacher"
-        )
-    own = _same(model, teacher)
-    source = model if own else _digital(model, teacher)
-    places = {op: place for place, op in enumerate(operators(source))}
-    outputs = tuple(Moments() for _ in places)
-    normed: set[int] = set()
-    last: list[tuple[int, Tensor]] = []
-
-    def keep(op: AnalogOp, _x: Tensor, y: Tensor) -> None:
-        outputs[places[op]].add(y, _channels(op.product))
-        last[:] = [(places[op], y)]
-
-    def take(_norm: nn.Module, args: tuple[Any, ...]) -> None:
-        normed.update(place for place, y in last if args and args[0] is y)
-
-    with torch.no_grad(), _evaluating(source), ExitStack() as hooks, Kept(source):
-        if own:
-            hooks.enter_context(noise_mode(model, "off"))
-            for op in operators(source):
-                op.side = None
-                _hook(hooks, op.register_forward_hook, lambda o, a, y: keep(o, a[0], y))
-        else:
-            hooks.enter_context(bypassed(source, keep))
-            for norm in norms(source):
-                _hook(hooks, norm.register_forward_pre_hook, take)
-        _run(source, batches)
-    return Reference(outputs, frozenset(normed), own)
-
-
-def named(teacher: nn.Module) -> str:
-    """Which teacher it is: another one gives other values, and belongs to another run."""
-    target = f" on {target_digest(teacher)}" if operators(teacher) else ""
-    return f"teacher {weights_digest(teacher)}{target}"
-
-
-def _same(model: nn.Module, teacher: nn.Module) -> bool:
-    """Whether ``teacher`` is ``model``, or a copy of it, such as one on another device."""
-    if teacher is model:
-        return True
-    if not operators(teacher) or target_digest(teacher) != target_digest(model):
-        return False
-    kept, other = _state(model), _state(teacher)
-    return kept.keys() == other.keys() and all(
-        torch.equal(value.cpu(), other[name].cpu())
-        if isinstance(value, Tensor)
-        else value == other[name]
-        for name, value in kept.items()
-    )
-
-
-def _state(model: nn.Module) -> dict[str, Any]:
-    """Parameters and buffers, without what recalibration itself puts there."""
-    state = model.state_dict()
-    return {k: v for k, v in state.items() if ".side." not in k and not k.endswith(KEY)}
-
-
-def _digital(model: nn.Module, teacher: nn.Module) -> nn.Module:
-    """A copy of ``model`` with the parameters and buffers of ``teacher``."""
-    source = copy.deepcopy(model)
-    wanted = {name for name, _ in model.named_parameters()}
-    state = _state(teacher)
-    missing = sorted(wanted - state.keys())
-    if missing:
-        raise CalibrationError(
-            f"the teacher {type(teacher).__name__} has no parameter '{missing[0]}': operators can "
-            "be matched to a model of the same architecture, or to the model itself"
-        )
-    # With its own ranges, which are not in question here.
-    source.load_state_dict({k: state.get(k, v) for k, v in source.state_dict().items()})
-    return source
-
-
 def _recalibrate(
     model: nn.Module, batches: list[Call], found: Reference | None, shrink: bool
 ) -> int:
@@ -226,10 +136,10 @@ def _recalibrate(
         )
     kept = Kept(model)
     try:
-        with torch.no_grad(), _evaluating(model), ExitStack() as hooks:
+        with torch.no_grad(), evaluating(model), ExitStack() as hooks:
             counts = [_follow(hooks, norm, shrink) for norm in layers]
             counts += [_match(hooks, op, wanted, shrink) for op, wanted in matched]
-            _run(model, batches)
+            run_batches(model, batches)
         _require_finite(model)
     except BaseException:
         kept.restore()
@@ -250,7 +160,7 @@ def _follow(hooks: ExitStack, norm: _BatchNorm, shrink: bool) -> list[int]:
             held.copy_(value)
         calls[0] += 1
 
-    _hook(hooks, norm.register_forward_pre_hook, before)
+    hook(hooks, norm.register_forward_pre_hook, before)
     return calls
 
 
@@ -262,7 +172,7 @@ def _match(hooks: ExitStack, op: AnalogOp, wanted: Moments, shrink: bool) -> lis
     def after(_op: nn.Module, args: tuple[Any, ...], kwargs: Any, y: Tensor) -> Tensor | None:
         if kwargs.get("through") is not None:
             return None  # A part of the array has no channels of its own.
-        seen.add(y, _channels(op.product))
+        seen.add(y, channels(op.product))
         calls[0] += 1
         first = Moments(wanted.means[: calls[0]], wanted.squares[: calls[0]])
         scale, offset = matching(seen, first, shrink)
@@ -277,47 +187,8 @@ def _match(hooks: ExitStack, op: AnalogOp, wanted: Moments, shrink: bool) -> lis
 
     sides: list[Any] = [None]
     hooks.callback(lambda: setattr(op, "side", sides[0]))
-    _hook(hooks, op.register_forward_hook, after, with_kwargs=True)
+    hook(hooks, op.register_forward_hook, after, with_kwargs=True)
     return calls
-
-
-def norms(model: nn.Module) -> list[_BatchNorm]:
-    """Every BatchNorm layer with running statistics."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-
-def _channels(product: Product) -> tuple[bool, ...]:
-    """Of the trailing dimensions of the product's output, which are its channels'."""
-    if isinstance(product, Convolution):
-        return (True, *[False] * product.dimensions)
-    return (True,) if isinstance(product, Linear) else (*[True] * len(product.batch), False, True)
-
-
-def _hook(
-    hooks: ExitStack, register: Callable[..., Any], function: Callable[..., Any], **options: Any
-) -> None:
-    """Have ``function`` called while ``hooks`` lasts, as no part of the model's own Python.
-
-    Values that it reads would make every later call of the model one that may branch on values,
-    and so is followed, operator by operator.
-    """
-
-    def ours(*args: Any) -> Any:
-        with unwatched():
-            return function(*args)
-
-    hooks.callback(register(ours, **options).remove)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def mixed(data: Iterable[Any]) -> list[Call]:
@@ -336,12 +207,6 @@ def mixed(data: Iterable[Any]) -> list[Call]:
         return calls
     together, count = torch.cat(tensors), len(calls)
     return [Call((together[k::count],)) for k in range(count) if k < len(together)]
-
-
-def _run(model: nn.Module, batches: list[Call]) -> None:
-    device = device_of(model)
-    for call in batches:
-        call.to(device)(model)
 
 
 def _require_finite(model: nn.Module) -> None:

@@ -19,7 +19,8 @@ from torch import nn
 from analogize.api import analogize
 from analogize.errors import TrainingError
 from analogize.evaluation.montecarlo import evaluate
-from analogize.evaluation.recalibrate import Recalibration, norms
+from analogize.evaluation.recalibrate import Recalibration
+from analogize.evaluation.reference import norms
 from analogize.targets import load_target
 from analogize.targets.spec import Target
 from analogize.training.train import distill
