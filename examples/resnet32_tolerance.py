@@ -20,7 +20,9 @@ Remedies, on every chip, each with all products analog and with the first and th
     matched            every product's outputs matched to its own without noise, on the 1,000
     refitted           recalibrated, and the head refitted in closed form, on the same images, to
                        what the model puts out without noise
-    adapted            that, and --steps steps on BatchNorm's gains and offsets and the head's bias
+    matched refitted   matched, and the head refitted likewise
+    adapted            refitted, and --steps steps on BatchNorm's gains and offsets and the head's
+                       bias
 
 Every cell keeps, for every chip and image, whether the answer was right; intervals are from a
 bootstrap that draws chips and images anew. --images train measures on training images that no
@@ -62,7 +64,15 @@ from analogize.targets import load_target
 
 ETAS = (0.02, 0.04, 0.057, 0.073, 0.11, 0.16, 0.2)
 TRAININGS = ("clipped", "control", "noise injection", "distillation")
-REMEDIES = ("as is", "recalibrated", "augmented", "matched", "refitted", "adapted")
+REMEDIES = (
+    "as is",
+    "recalibrated",
+    "augmented",
+    "matched",
+    "refitted",
+    "matched refitted",
+    "adapted",
+)
 
 
 def main() -> None:
@@ -221,7 +231,7 @@ def measure(
     elif remedy != "as is":
         steps = args.steps if remedy == "adapted" else 0
         # Its own noise-free pass is what a chip should give; a better model fits other weights.
-        few = Adaptation(data.few, model, steps=steps)
+        few = Adaptation(data.few, model, steps=steps, match=remedy.startswith("matched"))
     right = Right()
     gpu = args.device != "cpu" and torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"

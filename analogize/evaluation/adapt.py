@@ -19,7 +19,7 @@ from analogize.errors import CalibrationError
 from analogize.evaluation.head import bias_of, head_of, refit, scores_of
 from analogize.evaluation.kept import Kept, digital_parameters
 from analogize.evaluation.recalibrate import Recalibration
-from analogize.evaluation.reference import named, norms
+from analogize.evaluation.reference import alike, evaluating, named, norms
 from analogize.model.calls import Call, batch_call, device_of
 
 
@@ -58,6 +58,7 @@ class Adaptation:
     rank: int = 0
     shrink: bool = True
     seed: int = 0
+    match: bool = True
     found: Adapted | None = field(default=None, init=False)
     _wanted: list[Tensor] | None = field(default=None, init=False, repr=False)
 
@@ -77,6 +78,7 @@ class Adaptation:
     def settings(self) -> str:
         """What a run's fingerprint keeps of it."""
         parts = [f"adapted to {named(self.teacher)}"]
+        parts += ["operators matched"] if self.match else []
         parts += ["head refitted"] if self.head else []
         if self.steps:
             rate = f"{self.learning_rate:g} at T = {self.temperature:g}"
@@ -86,7 +88,7 @@ class Adaptation:
     def __call__(self, model: nn.Module) -> Adapted:
         """Adapt ``model``, whose digital part must be as it was trained."""
         if self._wanted is None:
-            self._wanted = _teach(self.teacher, self.data)
+            self._wanted = _teach(self.teacher, self.data, alike(model, self.teacher))
         kept = Kept(model)
         try:
             self.found = self._adapt(model, self._wanted)
@@ -97,9 +99,10 @@ class Adaptation:
 
     def _adapt(self, model: nn.Module, wanted: list[Tensor]) -> Adapted:
         calls = [batch_call(batch).to(device_of(model)) for batch in self.data]
+        for op in operators(model):
+            op.side = None
         if self._statistics is None:
-            # Where no BatchNorm follows the operators, they are matched to the model's own outputs.
-            own = None if norms(model) else model
+            own = model if self.match or not norms(model) else None
             self._statistics = Recalibration(self.data, own, self.shrink)
         self._statistics(model)
         last = head_of(model, calls[0]) if self.head else None
@@ -108,7 +111,7 @@ class Adaptation:
             _tune(model, calls, wanted, self)
             # What the head sees has changed; its digital weights are fitted to that once more.
             head = None if last is None else refit(model, last, calls, wanted)
-        return _cost(model, calls[0], last, head, self.steps)
+        return _cost(model, calls[0], last, head, self)
 
 
 def adapt(
@@ -123,25 +126,30 @@ def adapt(
     rank: int = 0,
     shrink: bool = True,
     seed: int = 0,
+    match: bool = True,
 ) -> Adapted:
     """Give one programmed chip what it can be given without touching an analog weight, in place.
 
-    First BatchNorm's statistics are re-estimated, as by ``recalibrate``, or, in a model without,
-    operators matched to its own noise-free pass. Then the last product is
-    refitted in closed form: ridge regression from its inputs on this chip to what its outputs lack
-    of the teacher's; where it is analog, as a digital product beside the array. With ``steps`` the
-    digital parameters of one dimension (BatchNorm's gains and offsets, biases), and branches of
-    low rank beside the arrays where ``rank`` says so, are trained on the chip to the teacher's
-    soft outputs, without labels: Adam with a cosine decay to 0, one batch of ``data`` a step.
+    First every operator is matched to the model's own noise-free pass, as by
+    ``recalibrate(model, data, model)``. Then the last product is refitted in closed form: ridge
+    regression from its inputs on this chip to what its outputs lack of the teacher's; where it is
+    analog, as a digital product beside the array. With ``steps`` the digital parameters of one
+    dimension (BatchNorm's gains and offsets, biases), and branches of low rank beside the arrays
+    where ``rank`` says so, are trained on the chip to the teacher's soft outputs, without labels:
+    Adam with a cosine decay to 0, one batch of ``data`` a step.
+
+    What an earlier call put beside the arrays is replaced, so that the same chip, aged, or another
+    one can be adapted anew. What it changed in place, a digital head or what the steps trained, is
+    part of the model since then: for another chip load the state from before, and for the same one
+    let a copy from before be the teacher.
 
     Args:
         model: a rewritten classifier with a programmed chip.
         data: batches without or with labels, of which only the inputs are used.
         teacher: a model with the same outputs; a rewritten one runs without noise. The model itself
-            is the one to take for a model trained for noise: apart from BatchNorm's statistics,
-            which become those of the images, it leaves a chip without errors as it is, while a
-            teacher that learned from these very data is surer of them than of others, and the head
-            would learn that. It is not changed.
+            is the one to take for a model trained for noise: it leaves a chip without errors as it
+            is, while a teacher that learned from these very data is surer of them than of others,
+            and the head would learn that. It is not changed.
         head: whether to refit the last product.
         steps: gradient steps; 0 for closed form only.
         learning_rate: the first one, for Adam.
@@ -149,6 +157,9 @@ def adapt(
         rank: rank of a branch beside every array that can have one; 0 for none.
         shrink: as for ``recalibrate``.
         seed: draws the branches' first factors and the order of batches.
+        match: False re-estimates BatchNorm's statistics instead, where there are, as
+            ``recalibrate`` does without a teacher: nothing beside the arrays, but what is new
+            about the images is taken for the chip's, too.
 
     Returns:
         The cost in digital parameters and multiply-accumulates.
@@ -158,23 +169,22 @@ def adapt(
             finite scores (N, classes). The model is as before then.
     """
     seed = integer(seed, CalibrationError)
-    return Adaptation(data, teacher, head, steps, learning_rate, temperature, rank, shrink, seed)(
-        model
+    adaptation = Adaptation(
+        data, teacher, head, steps, learning_rate, temperature, rank, shrink, seed, match
     )
+    return adaptation(model)
 
 
 @torch.no_grad()
-def _teach(teacher: nn.Module, data: Iterable[Any]) -> list[Tensor]:
-    modes = [(m, m.training) for m in teacher.modules()]
+def _teach(teacher: nn.Module, data: Iterable[Any], own: bool) -> list[Tensor]:
+    """The teacher's scores without noise; the model's own without what a chip was given before."""
     clean: Any = noise_mode(teacher, "off") if operators(teacher) else nullcontext()
     device = device_of(teacher)
-    try:
-        with clean:
-            teacher.eval()
-            found = [scores_of(batch_call(batch).to(device)(teacher)) for batch in data]
-    finally:
-        for module, training in modes:
-            module.training = training
+    with clean, evaluating(teacher), ExitStack() as sides:
+        for op in operators(teacher) if own else ():
+            sides.callback(setattr, op, "side", op.side)
+            op.side = None
+        found = [scores_of(batch_call(batch).to(device)(teacher)) for batch in data]
     if not found:
         raise CalibrationError("the data hold no batch; adapt() needs at least one")
     return found
@@ -241,10 +251,15 @@ def _branches(model: nn.Module, rank: int, generator: torch.Generator) -> list[T
 
 @torch.no_grad()
 def _cost(
-    model: nn.Module, call: Call, last: AnalogOp | str | None, head: str | None, steps: int
+    model: nn.Module,
+    call: Call,
+    last: AnalogOp | str | None,
+    head: str | None,
+    settings: Adaptation,
 ) -> Adapted:
+    steps, statistics = settings.steps, [] if settings.match else norms(model)
     parameters = sum(
-        2 * len(norm.running_mean) for norm in norms(model) if norm.running_mean is not None
+        2 * len(norm.running_mean) for norm in statistics if norm.running_mean is not None
     )
     if steps:
         parameters += sum(p.numel() for _, p in digital_parameters(model) if p.ndim == 1)

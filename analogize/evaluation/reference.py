@@ -47,7 +47,7 @@ def reference(model: nn.Module, batches: list[Call], teacher: nn.Module) -> Refe
         raise CalibrationError(
             f"{type(model).__name__} has no analog operator that could be matched to a teacher"
         )
-    own = _same(model, teacher)
+    own = alike(model, teacher)
     source = model if own else _digital(model, teacher)
     places = {op: place for place, op in enumerate(operators(source))}
     outputs = tuple(Moments() for _ in places)
@@ -81,7 +81,7 @@ def named(teacher: nn.Module) -> str:
     return f"teacher {weights_digest(teacher)}{target}"
 
 
-def _same(model: nn.Module, teacher: nn.Module) -> bool:
+def alike(model: nn.Module, teacher: nn.Module) -> bool:
     """Whether ``teacher`` is ``model``, or a copy of it, such as one on another device."""
     if teacher is model:
         return True
