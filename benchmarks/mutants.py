@@ -60,9 +60,11 @@ CORE = {
     "analogize/evaluation/intervals.py": [
         *("evaluation/test_precision.py", "evaluation/test_statistics.py"),
     ],
-    "passes/lower.py": ["passes/test_lower.py", "test_api.py"],
+    "passes/lower.py": ["passes/test_lower.py", "test_api.py", "test_api_arguments.py"],
     "passes/mark.py": ["passes/test_mark.py", "passes/test_lower.py"],
-    "passes/verify.py": ["passes/test_verify.py", "passes/test_lower.py", "test_api.py"],
+    "passes/verify.py": [
+        *("passes/test_verify.py", "passes/test_lower.py", "test_api.py", "test_api_arguments.py"),
+    ],
 }
 _MEMORY = 8 * 2**30  # a mutant that allocates without end ends in a MemoryError
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
