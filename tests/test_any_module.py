@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from analogize.report.report import write_report
 
 Make = Callable[..., Target]
 Way = Callable[[Make], nn.Module]
-
 X = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(16) % 3
 DATA = [(X, Y)]
@@ -309,51 +307,3 @@ def test_what_nobody_rewrote_is_said_to_be_digital(quantized: Make) -> None:
     assert [(d.name, d.operator) for d in found.digital] == [("stem", "Linear")]
     assert "outside" in found.digital[0].reason
     assert found.converted_share is None
-
-
-class Functional(nn.Module):
-    """A weight that the model itself owns, and one that is computed."""
-
-    def __init__(self, plain: bool) -> None:
-        super().__init__()
-        self.plain = plain
-        self.w, self.v = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(4, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.linear(x, self.w)
-        return x if self.plain else nn.functional.linear(x, torch.cat([self.v, self.v]).relu())
-
-
-def pickled(model: nn.Module) -> nn.Module:
-    again: nn.Module = pickle.loads(pickle.dumps(model))
-    return again
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
-@pytest.mark.parametrize("capture", ["fx", "intercept"])
-def test_a_copy_owns_its_weights(
-    quantized: Make, capture: Any, duplicate: Callable[[nn.Module], nn.Module]
-) -> None:
-    inner = analogize(Functional(capture == "fx"), quantized(8, eta=0.1), DATA, capture=capture)
-    model = nn.Sequential(nn.Linear(8, 8), inner).eval()
-    twin = duplicate(model)
-    assert twin.state_dict().keys() == model.state_dict().keys()
-    for op, other in zip(operators(model), operators(twin), strict=True):
-        assert torch.equal(op.stored.value(), other.stored.value())
-    owned = {id(p) for p in twin.parameters()}
-    sources = [p for op in operators(twin) for p in op.stored.sources() or [op.stored.value()]]
-    assert sources
-    assert all(id(p) in owned for p in sources)
-    program(twin, 0)
-    assert torch.equal(twin(X), twin(X))
-    assert not torch.equal(model(X), model(X)), "the original has no chip"
-
-
-def test_a_module_taken_out_of_its_part_keeps_its_names(quantized: Make) -> None:
-    whole = analogize(digital(), quantized(8, eta=0.1), DATA, capture="hierarchical").eval()
-    program(whole, 2)
-    chip = operators(whole)[1].array.chip
-    last = whole.get_submodule("3")
-    assert [r.name for r in regions(last)] == ["3"]
-    program(last, 2)
-    assert torch.equal(operators(last)[0].array.chip, chip)  # type: ignore[arg-type]
