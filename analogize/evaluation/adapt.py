@@ -16,6 +16,7 @@ from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.seeds import integer
 from analogize.crossbar.side import can_branch, make_side
 from analogize.errors import CalibrationError
+from analogize.evaluation.data_digest import told
 from analogize.evaluation.head import bias_of, head_of, refit, scores_of
 from analogize.evaluation.kept import Kept, digital_parameters
 from analogize.evaluation.recalibrate import Recalibration
@@ -46,7 +47,8 @@ class Adapted:
 class Adaptation:
     """What every chip of an evaluation is adapted with: the arguments of ``adapt``.
 
-    The teacher runs once, and not for every chip. ``found`` is what the last chip cost.
+    The teacher runs once for a model, and not for every chip; the data are read once, and kept.
+    ``found`` is what the last chip cost.
     """
 
     data: Iterable[Any]
@@ -60,7 +62,10 @@ class Adaptation:
     seed: int = 0
     match: bool = True
     found: Adapted | None = field(default=None, init=False)
+    _batches: list[Any] | None = field(default=None, init=False, repr=False)
+    _model: nn.Module | None = field(default=None, init=False, repr=False)
     _wanted: list[Tensor] | None = field(default=None, init=False, repr=False)
+    _statistics: Recalibration | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("rank", 0)):
@@ -72,7 +77,6 @@ class Adaptation:
                 raise CalibrationError(
                     f"{name} is {getattr(self, name)!r}; it must be a finite number above 0"
                 )
-        self._statistics: Recalibration | None = None
 
     @property
     def settings(self) -> str:
@@ -83,28 +87,42 @@ class Adaptation:
         if self.steps:
             rate = f"{self.learning_rate:g} at T = {self.temperature:g}"
             parts.append(f"{self.steps} steps of {rate}, rank {self.rank}, seed {self.seed}")
-        return ", ".join(parts if self.shrink else [*parts, "not shrunk"])
+        words = ", ".join(parts if self.shrink else [*parts, "not shrunk"])
+        return f"{words} {told(self.data)}".strip()
 
     def __call__(self, model: nn.Module) -> Adapted:
         """Adapt ``model``, whose digital part must be as it was trained."""
-        if self._wanted is None:
-            self._wanted = _teach(self.teacher, self.data, alike(model, self.teacher))
+        if self._batches is None:
+            # Once: data in another order the next time would meet the teacher's outputs for others.
+            self._batches = list(self.data)
+        if self._wanted is None or self._statistics is None or self._model is not model:
+            wanted = _teach(self.teacher, self._batches, alike(model, self.teacher))
+            own = model if self.match or not norms(model) else None
+            self._statistics = Recalibration(self._batches, own, self.shrink)
+            self._model, self._wanted = model, wanted
         kept = Kept(model)
         try:
-            self.found = self._adapt(model, self._wanted)
+            self.found = self._adapt(model, self._batches, self._wanted, self._statistics)
         except BaseException:
             kept.restore()
             raise
         return self.found
 
-    def _adapt(self, model: nn.Module, wanted: list[Tensor]) -> Adapted:
-        calls = [batch_call(batch).to(device_of(model)) for batch in self.data]
+    def forget(self) -> None:
+        """Run the teacher anew at the next call: it or the model may have been trained since."""
+        self._model = self._wanted = self._statistics = None
+
+    def _adapt(
+        self,
+        model: nn.Module,
+        batches: list[Any],
+        wanted: list[Tensor],
+        statistics: Recalibration,
+    ) -> Adapted:
+        calls = [batch_call(batch).to(device_of(model)) for batch in batches]
         for op in operators(model):
             op.side = None
-        if self._statistics is None:
-            own = model if self.match or not norms(model) else None
-            self._statistics = Recalibration(self.data, own, self.shrink)
-        self._statistics(model)
+        statistics(model)
         last = head_of(model, calls[0]) if self.head else None
         head = None if last is None else refit(model, last, calls, wanted)
         if self.steps:
@@ -176,7 +194,7 @@ def adapt(
 
 
 @torch.no_grad()
-def _teach(teacher: nn.Module, data: Iterable[Any], own: bool) -> list[Tensor]:
+def _teach(teacher: nn.Module, batches: list[Any], own: bool) -> list[Tensor]:
     """The teacher's scores without noise; the model's own without what a chip was given before."""
     clean: Any = noise_mode(teacher, "off") if operators(teacher) else nullcontext()
     device = device_of(teacher)
@@ -184,7 +202,7 @@ def _teach(teacher: nn.Module, data: Iterable[Any], own: bool) -> list[Tensor]:
         for op in operators(teacher) if own else ():
             sides.callback(setattr, op, "side", op.side)
             op.side = None
-        found = [scores_of(batch_call(batch).to(device)(teacher)) for batch in data]
+        found = [scores_of(batch_call(batch).to(device)(teacher)) for batch in batches]
     if not found:
         raise CalibrationError("the data hold no batch; adapt() needs at least one")
     return found

@@ -31,6 +31,12 @@ def data_digest(data: Iterable[Any]) -> str:
     return f"{_size(data)} {first if first == second else ''}".strip()
 
 
+def told(data: Iterable[Any]) -> str:
+    """The same in words, for the data that a chip is given; empty where nothing is known."""
+    digest = data_digest(data)
+    return f"on data {digest}" if digest else ""
+
+
 def _sampled(data: Iterable[Any]) -> str:
     seed_generators(_CPU, 0)
     digest = hashlib.blake2b(digest_size=16)

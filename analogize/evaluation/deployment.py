@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from analogize.crossbar.chip import program
 from analogize.crossbar.chip_data import Chip
 from analogize.devices.times import describe, seconds
 from analogize.errors import EvaluationError
+from analogize.evaluation.adapt import Adaptation
 from analogize.evaluation.kept import Kept
 from analogize.evaluation.recalibrate import Recalibration
 from analogize.targets.spec import Compensation
@@ -58,7 +59,11 @@ class Deployment:
         if self._remedy is None:
             yield
             return
-        with Kept(model) as self._kept:
+        with Kept(model) as self._kept, ExitStack() as after:
+            if isinstance(self._remedy, Recalibration | Adaptation):
+                # The model may have been trained since another run; and a copy is not held on to.
+                self._remedy.forget()
+                after.callback(self._remedy.forget)
             yield
 
     def prepare(self, model: nn.Module, time: float | None) -> Callable[[int], None]:

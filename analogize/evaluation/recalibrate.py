@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.side import make_side
 from analogize.errors import CalibrationError
+from analogize.evaluation.data_digest import told
 from analogize.evaluation.kept import Kept
 from analogize.evaluation.moments import Moments, blended, matching
 from analogize.evaluation.reference import (
@@ -33,7 +34,7 @@ from analogize.model.calls import Call, batch_call
 class Recalibration:
     """What every chip of an evaluation is recalibrated with: the arguments of ``recalibrate``.
 
-    The teacher runs once, and not for every chip.
+    The teacher runs once for a model, and not for every chip.
 
     Attributes:
         data: batches, of which labels are not used; read once, and kept.
@@ -44,6 +45,7 @@ class Recalibration:
     data: Iterable[Any]
     teacher: nn.Module | None = None
     shrink: bool = True
+    _model: nn.Module | None = field(default=None, init=False, repr=False)
     _reference: Reference | None = field(default=None, init=False, repr=False)
     _batches: list[Call] | None = field(default=None, init=False, repr=False)
 
@@ -53,15 +55,22 @@ class Recalibration:
         words = "statistics re-estimated"
         if self.teacher is not None:
             words = f"matched to {named(self.teacher)}"
-        return words if self.shrink else f"{words}, not shrunk"
+        words += "" if self.shrink else ", not shrunk"
+        return f"{words} {told(self.data)}".strip()
 
     def __call__(self, model: nn.Module) -> int:
         """Recalibrate ``model``, whose statistics must be the training's."""
         if self._batches is None:
             self._batches = mixed(self.data)
-        if self.teacher is not None and self._reference is None:
-            self._reference = reference(model, self._batches, self.teacher)
+        if self.teacher is None:
+            return _recalibrate(model, self._batches, None, self.shrink)
+        if self._reference is None or self._model is not model:
+            self._model, self._reference = model, reference(model, self._batches, self.teacher)
         return _recalibrate(model, self._batches, self._reference, self.shrink)
+
+    def forget(self) -> None:
+        """Run the teacher anew at the next call: it or the model may have been trained since."""
+        self._model = self._reference = None
 
 
 def recalibrate(

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from analogize import (
     Adaptation,
     AnalogModule,
+    Recalibration,
     Target,
     adapt,
     analogize,
@@ -147,6 +149,55 @@ def test_every_chip_of_an_evaluation_is_adapted(make_chip: Callable[..., AnalogM
     assert adapted.fingerprint != plain.fingerprint
     assert few.found is not None
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+class Turning:
+    """Batches that come in another order every time, as a loader's do that shuffles."""
+
+    def __init__(self) -> None:
+        self.batches = DATA[::-1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.batches = self.batches[::-1]
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("make_data", [Turning, lambda: iter(DATA)])
+def test_data_are_read_once(
+    make_chip: Callable[..., AnalogModule], make_data: Callable[[], Iterable[Tensor]]
+) -> None:
+    model, other = make_chip(), make_chip()
+    other.load_state_dict(model.state_dict())
+    program(other, 1)
+    adapt(model, DATA, model, steps=2)
+    adapt(other, make_data(), other, steps=2)
+    with torch.no_grad():
+        assert torch.equal(model(DATA[0]), other(DATA[0]))
+
+
+@pytest.mark.parametrize("remedy", [Recalibration, Adaptation])
+def test_a_teacher_that_has_changed_between_two_evaluations_is_run_again(
+    make_chip: Callable[..., AnalogModule], remedy: type
+) -> None:
+    model, labels = make_chip(digital=("5",)), torch.zeros(64)
+    few = remedy(DATA, model)
+
+    def run(recalibration: Any) -> tuple[float, ...]:
+        found = evaluate(
+            model,
+            [(DATA[0], labels)],
+            lambda y, _: y.abs().mean(),
+            instances=2,
+            recalibration=recalibration,
+            progress=False,
+        )
+        return found.levels[0].values
+
+    before = run(few)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    assert run(few) == run(remedy(DATA, model)) != before
 
 
 def test_an_adapted_chip_is_exported(

@@ -241,3 +241,19 @@ def test_a_run_is_not_continued_with_another_teacher(
         next(other.parameters()).mul_(1.1)
     with pytest.raises(EvaluationError, match="to teacher"):
         evaluate(analog, batches, recalibration=remedy(few, other), **run)
+
+
+@pytest.mark.parametrize(
+    "remedy", [lambda few, _: few, lambda few, _: Recalibration(few), Recalibration, Adaptation]
+)
+def test_a_run_is_not_continued_with_other_images_for_its_chips(
+    remedy: Make, batches: Batches, tmp_path: Path
+) -> None:
+    features = batches[0][0][0].numel()
+    layers = nn.Flatten(), nn.Linear(features, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)
+    analog = analogize(nn.Sequential(*layers).eval(), "paper_resnet32")
+    few, run = [batches[0][0]], {"instances": 2, "resume": tmp_path / "run.json"}
+    first = evaluate(analog, batches, recalibration=remedy(few, analog), **run)
+    assert evaluate(analog, batches, recalibration=remedy(few, analog), **run) == first
+    with pytest.raises(EvaluationError, match="on data"):
+        evaluate(analog, batches, recalibration=remedy([few[0] + 1], analog), **run)
