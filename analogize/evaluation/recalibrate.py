@@ -98,7 +98,9 @@ def recalibrate(
     own noise-free pass over the same images is free of that: a chip without errors is left as it
     is, whatever the images. Batches of one tensor are mixed first, because data are often sorted,
     and a batch of one class has this class's statistics. Weights stay as they are, so the
-    programmed chip stays valid.
+    programmed chip stays valid. What is found belongs to this chip: the scales and offsets are
+    replaced by the next call, BatchNorm's statistics are blended with those that are there, and so
+    want to be the training's again (``load_state_dict``) before another chip's.
 
     Args:
         model: a rewritten model runs on its programmed chip; where none is programmed it draws

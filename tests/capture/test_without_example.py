@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
@@ -149,35 +148,6 @@ def test_another_kind_of_call_is_looked_at(example: Any) -> None:
             call()
 
 
-class Learns(nn.Module):
-    """Learned queries, norms by power iteration, penalties: no product passes by an operator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(2, 4))
-        self.positions = nn.Embedding(3, 4)
-        self.query, self.key = nn.Linear(4, 4), parametrizations.spectral_norm(nn.Linear(4, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k = self.query(self.queries), self.key(x + self.positions(torch.arange(3)))
-        penalty = sum(p.square().sum() for p in self.parameters())
-        gram = (self.query.weight @ self.query.weight.T).trace()
-        out: Tensor = F.softmax(q @ k.T, -1) @ x + 1e-3 * (penalty + gram)
-        return out
-
-
-@pytest.mark.parametrize("example", [None, X])
-def test_products_of_activations_and_of_weights_are_let_alone(example: Any) -> None:
-    model = Learns()
-    analog = analogize(model, TARGET, example_inputs=example)
-
-    for module in (analog, model):
-        module.train()(X).sum().backward()
-        module.eval()
-    with noise_mode(analog, "off"):
-        torch.testing.assert_close(analog(X), model(X))
-
-
 def test_a_weight_taken_to_numpy_is_told(caplog: pytest.LogCaptureFixture) -> None:
     model = Reads(lambda m, x: torch.from_numpy(x.numpy() @ m.inner.weight.detach().numpy().T))
     model.own = nn.Identity()  # type: ignore[assignment]
@@ -261,46 +231,6 @@ def test_a_head_tied_to_an_embedding_is_refused() -> None:
     assert len(summary(analogize(Tied(), TARGET, example_inputs=x)).rows) == 2
 
 
-HARMLESS = {
-    "its dtype": lambda m, x: m.inner(x.to(m.inner.weight.dtype)),
-    "its device": lambda m, x: m.inner(x.to(m.inner.weight.device)),
-    "its shape": lambda m, x: m.inner(x.view(-1, m.inner.weight.shape[1])),
-    "its norm": lambda m, x: m.inner(x) * m.inner.weight.norm(),
-    "a penalty": lambda m, x: m.inner(x) + (m.inner.weight @ m.inner.weight.t()).trace(),
-    "its identity": lambda m, x: m.inner(x) * isinstance(m.inner.weight, nn.Parameter),
-}
-
-
-@pytest.mark.parametrize("use", HARMLESS)
-def test_what_is_no_product_is_the_originals(use: str) -> None:
-    model = Reads(HARMLESS[use])
-    analog = analogize(model, TARGET)
-    with noise_mode(analog, "off"):
-        y, expected = analog(X), model(X)
-        torch.testing.assert_close(y, expected)
-    assert type(y) is Tensor
-    y.sum().backward()
-    expected.sum().backward()
-    torch.testing.assert_close(analog.inner.weight.grad, model.inner.weight.grad)
-
-
-def test_weights_written_in_forward_are_written() -> None:
-    def constrained(m: Any, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            m.inner.weight.clamp_(-0.125, 0.125)
-        m.own.weight.data = m.own.weight.data / 2
-        return m.inner(x)  # type: ignore[no-any-return]
-
-    model = Reads(constrained)
-    analog = analogize(model, TARGET)
-    with noise_mode(analog, "off"):
-        for _ in range(2):
-            torch.testing.assert_close(analog(X), model(X), rtol=0.01, atol=0.01)
-    assert float(analog.inner.weight.detach().abs().max()) == 0.125
-    assert analog.own.weight.equal(model.own.weight)
-    assert type(analog.own.weight) is nn.Parameter
-
-
 def test_torchs_fused_encoder_does_not_pass_by_its_analog_layers() -> None:
     model = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
     x = torch.randn(2, 3, 4)
@@ -310,13 +240,6 @@ def test_torchs_fused_encoder_does_not_pass_by_its_analog_layers() -> None:
             assert not torch.equal(analog(x), analog(x))
             with noise_mode(analog, "off"):
                 torch.testing.assert_close(analog(x), model(x), rtol=1e-4, atol=1e-5)
-
-
-def test_outside_of_a_forward_a_weight_is_the_parameter() -> None:
-    analog = analogize(Reads(), TARGET)
-    assert type(analog.inner.weight) is nn.Parameter
-    (analog(X).sum() + (analog.inner.weight @ X.t()).sum()).backward()
-    assert analog.inner.weight is dict(analog.named_parameters())["inner.weight"]
 
 
 def test_a_part_called_alone_is_watched() -> None:
@@ -358,19 +281,3 @@ def test_it_is_saved_loaded_and_undone(tmp_path: Any) -> None:
     digital = to_digital(analog)
     assert type(digital) is Reads
     assert type(digital.inner) is nn.Linear
-
-
-def test_it_compiles() -> None:
-    analog = analogize(Reads(), TARGET).eval()
-    with noise_mode(analog, "off"), torch.no_grad():
-        compiled = torch.compile(analog, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(X), analog(X))
-
-
-def test_a_sequential_is_compiled_as_one_graph() -> None:
-    layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    analog = analogize(layers, TARGET).eval()
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    torch.compile(analog, backend=counter)(torch.randn(2, 4))
-    assert counter.frame_count == 1
