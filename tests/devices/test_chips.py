@@ -1,23 +1,19 @@
-"""Chips made of devices: programming, time, cycles, compensation and noise of each product."""
+"""Chips made of devices: programming, time, cycles, compensation and levels of noise."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from analogize import analogize, noise_level, noise_mode, program
+from analogize import analogize, noise_level, program
 from analogize.crossbar.ops import operators
-from analogize.devices.reading import squared_norm
-from analogize.errors import ChipError, TargetError
-from analogize.product import Convolution, Linear, Product
+from analogize.errors import ChipError
 from analogize.targets.spec import Target
 
 PROGRAMMING = {"model": "programming", "sigma": {"kind": "polynomial", "coefficients": [0.5]}}
-FLAT = {"kind": "polynomial", "coefficients": [0.0]}
 DRIFT = {
     "model": "drift",
     "t0": 20.0,
@@ -44,22 +40,6 @@ def model() -> nn.Module:
 def chips(analog: nn.Module) -> list[Tensor]:
     found = [op.array.chip for op in operators(analog)]
     return [chip for chip in found if chip is not None]
-
-
-def double(conductances: Tensor, time: float, generator: object, factor: float = 2.0) -> Tensor:
-    return conductances * factor
-
-
-def shrink(weights: Tensor, low: object, high: object, generator: object) -> Tensor:
-    return -weights / 2
-
-
-def wrong_shape(*arguments: Any) -> Tensor:
-    return torch.zeros(3)
-
-
-def add_map(conductances: Tensor, time: float, generator: object, file: list[float]) -> Tensor:
-    return conductances + torch.tensor(file)
 
 
 def test_a_seed_is_a_chip() -> None:
@@ -257,146 +237,6 @@ def test_a_level_without_a_meaning_is_refused() -> None:
             noise_level(analog, 0.1),
         ):
             pass
-
-
-CONV = Convolution("conv2d", (2, 1), (1, 0), (1, 2), groups=2)
-TRANSPOSED = Convolution("conv_transpose1d", (2,), (1,), (1,), True, (1,), groups=3)
-
-
-@pytest.mark.parametrize(
-    ("product", "x", "w"),
-    [
-        (Linear(), (5, 3, 7), (4, 7)),
-        (Linear(), (5, 7), (7,)),
-        (CONV, (2, 4, 6, 7), (6, 2, 3, 2)),
-        (CONV, (4, 6, 7), (6, 2, 3, 2)),
-        (TRANSPOSED, (2, 6, 5), (6, 2, 3)),
-    ],
-)
-def test_squared_norm(product: Product, x: tuple[int, ...], w: tuple[int, ...]) -> None:
-    """The variance of a product with unit-variance weights, from one weight at a time."""
-    inputs, weights = torch.randn(x), torch.zeros(w)
-    expected = torch.zeros_like(product.forward(inputs, weights))
-    for index in range(weights.numel()):
-        one = torch.zeros(w)
-        one.view(-1)[index] = 1.0
-        expected += product.forward(inputs, one).square()
-
-    found = squared_norm(inputs, weights, product)
-
-    assert_close(found.expand_as(expected), expected)
-
-
-@pytest.mark.parametrize(
-    ("noise", "variance"),
-    [
-        ({"additive": 0.02}, lambda x, w, width: (0.02 * width) ** 2 * x.square().sum()),
-        ({"multiplicative": 0.1}, lambda x, w, width: 0.01 * (x.square() @ w.square().T)),
-        (
-            # sigma(G) = 0.1 G, of a device at 25 |w| / w_full and one at 0
-            {"sigma": {"kind": "polynomial", "coefficients": [0.0, 0.1]}},
-            lambda x, w, width: 0.01 * (x.square() @ w.square().T),
-        ),
-        (
-            {"sigma": {"kind": "polynomial", "coefficients": [0.5]}},
-            lambda x, w, width: 2 * (0.5 / 25 * width / 2) ** 2 * x.square().sum(),
-        ),
-    ],
-)
-def test_read_noise_is_drawn_for_every_product_of_a_programmed_chip(
-    noise: dict[str, Any], variance: Any
-) -> None:
-    analog = analogize(nn.Linear(50, 3, bias=False), target({"model": "read", **noise})).eval()
-    program(analog, 0)
-    weight, x = analog.get_parameter("weight").detach(), torch.randn(50)
-
-    y = analog(x.expand(20_000, 50)).detach()
-
-    expected = variance(x, weight, 2 * weight.abs().max()).expand(3).sqrt()
-    # Five standard errors of 20 000 draws: 5 / sqrt(4e4) = 2.5 %.
-    assert_close(y.std(0), expected, rtol=0.025, atol=0)
-    # The mean is the noiseless product within five standard errors, 5 / sqrt(2e4) = 0.036 of it.
-    assert bool(((y.mean(0) - weight @ x).abs() < 0.036 * expected).all())
-    with noise_mode(analog, "off"):
-        assert_close(analog(x), weight @ x)
-
-
-def test_output_noise_refers_to_the_adc() -> None:
-    adc = {"bits": 12, "range": {"kind": "fixed", "min": -4.0, "max": 4.0}}
-    analog = analogize(
-        nn.Linear(50, 3, bias=False), target({"model": "output", "std": 0.01}, adc=adc)
-    ).eval()
-    y = analog(torch.zeros(20_000, 50)).detach()
-
-    assert float(y.std()) == pytest.approx(0.01 * 8, rel=0.015)  # 5 / sqrt(1.2e5)
-    assert float(y.mean()) == pytest.approx(0, abs=5 * 0.08 / math.sqrt(6e4))
-
-
-def test_custom_noise_on_devices_and_weights() -> None:
-    layer, here = nn.Linear(4, 4, bias=False), __name__
-    devices = {"model": "custom", "function": f"{here}:double", "on": "devices"}
-    analog = analogize(layer, target(devices | {"parameters": {"factor": 3.0}}))
-    program(analog, 0)
-    assert_close(chips(analog)[0], layer.weight.detach() * 3)
-
-    weights = {"model": "custom", "function": f"{here}:shrink"}
-    analog = analogize(layer, target(weights))
-    program(analog, 0)
-    assert_close(chips(analog)[0], layer.weight.detach() / 2)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        ("no.such.module:f", "tried to import the module 'no.such.module'.*ModuleNotFoundError"),
-        ("math:no_such", "tried .*'math' and to take 'no_such' from it: AttributeError"),
-        ("math:pi", "'math:pi' is float, which cannot be called"),
-        ("my_noise", "tried the entry points of the group 'analogize.noise' .*'package.module:f"),
-    ],
-)
-def test_custom_noise_that_cannot_be_loaded(function: str, message: str) -> None:
-    with pytest.raises(TargetError, match=message):
-        analogize(nn.Linear(4, 4), target({"model": "custom", "function": function}))
-
-
-@pytest.mark.parametrize("on", ["weights", "devices"])
-def test_custom_noise_of_a_wrong_shape(on: str) -> None:
-    noise = {"model": "custom", "function": f"{__name__}:wrong_shape", "on": on}
-    analog = analogize(nn.Linear(4, 4), target(noise))
-    with pytest.raises(ChipError, match=r"must return .* not \(3,\)"):
-        program(analog, 0)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({}, r"cannot be called: missing a required argument: 'file'; on devices it is called wi"),
-        ({"file": "m", "g": 1}, r"got an unexpected keyword argument 'g'.*\(file, g\).*signature"),
-        ({"file": [1.0, 2.0, 3.0]}, r"failed on conductances of shape \(2, 1, 4, 4\): RuntimeErr"),
-    ],
-)
-def test_custom_noise_that_cannot_be_called_or_fails(
-    parameters: dict[str, Any], message: str
-) -> None:
-    noise = {"model": "custom", "function": f"{__name__}:add_map", "on": "devices"}
-    with pytest.raises((ChipError, TargetError), match=message):
-        program(analogize(nn.Linear(4, 4), target(noise | {"parameters": parameters})), 0)
-
-
-def test_programming_of_ones_own_before_stuck_devices() -> None:
-    """What the function makes is what was programmed; stuck devices are stuck all the same."""
-    own = {"model": "custom", "function": f"{__name__}:double", "on": "devices"}
-    stuck = {"model": "stuck", "at_min": 0.5}
-    read = {"model": "drift", "t0": 20.0, "nu_mean": FLAT, "nu_std": FLAT}
-    layer = nn.Linear(60, 60, bias=False)
-    analog = analogize(layer, target(own, stuck, read))
-    program(analog, 0)
-    ratio = chips(analog)[0] / layer.weight.detach()
-    assert_close(ratio, 2 * ratio.sign())
-    assert 0.4 < float(ratio.sign().mean()) < 0.6
-
-    with pytest.raises(ValidationError, match="list it before 'drift'"):
-        target(read, own, stuck)
 
 
 def test_a_column_of_zeros_has_the_noise_of_its_own_scale() -> None:

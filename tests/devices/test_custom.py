@@ -1,17 +1,20 @@
-"""Noise models of a user's own package, found by entry point, as pip installs one."""
+"""Noise models of a user's own: functions by name, and of a package, found by entry point."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from pydantic import ValidationError
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from analogize import analogize, program
 from analogize.crossbar.ops import operators
 from analogize.devices.custom import resolve
-from analogize.errors import TargetError
+from analogize.errors import ChipError, TargetError
 from analogize.targets import load_target
+from analogize.targets.spec import Target
 
 MODULE = """
 import torch
@@ -102,3 +105,100 @@ def test_on_weights_with_the_chips_generator(package: Path) -> None:
 def test_what_cannot_be_loaded_says_what_was_tried(package: Path, name: str, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         resolve(name)
+
+
+def target(*noise: dict[str, Any]) -> Target:
+    weights, mapping = {"range": {"kind": "absmax"}}, {"g_max": 25.0}
+    base = {"name": "test", "weights": weights, "conductance": mapping, "noise": noise}
+    return Target.model_validate(base)
+
+
+def chips(analog: nn.Module) -> list[Tensor]:
+    found = [op.array.chip for op in operators(analog)]
+    return [chip for chip in found if chip is not None]
+
+
+def double(conductances: Tensor, time: float, generator: object, factor: float = 2.0) -> Tensor:
+    return conductances * factor
+
+
+def shrink(weights: Tensor, low: object, high: object, generator: object) -> Tensor:
+    return -weights / 2
+
+
+def wrong_shape(*arguments: Any) -> Tensor:
+    return torch.zeros(3)
+
+
+def add_map(conductances: Tensor, time: float, generator: object, file: list[float]) -> Tensor:
+    return conductances + torch.tensor(file)
+
+
+def test_custom_noise_on_devices_and_weights() -> None:
+    layer, here = nn.Linear(4, 4, bias=False), __name__
+    devices = {"model": "custom", "function": f"{here}:double", "on": "devices"}
+    analog = analogize(layer, target(devices | {"parameters": {"factor": 3.0}}))
+    program(analog, 0)
+    assert_close(chips(analog)[0], layer.weight.detach() * 3)
+
+    weights = {"model": "custom", "function": f"{here}:shrink"}
+    analog = analogize(layer, target(weights))
+    program(analog, 0)
+    assert_close(chips(analog)[0], layer.weight.detach() / 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no.such.module:f", "tried to import the module 'no.such.module'.*ModuleNotFoundError"),
+        ("math:no_such", "tried .*'math' and to take 'no_such' from it: AttributeError"),
+        ("math:pi", "'math:pi' is float, which cannot be called"),
+        ("my_noise", "tried the entry points of the group 'analogize.noise' .*'package.module:f"),
+    ],
+)
+def test_custom_noise_that_cannot_be_loaded(function: str, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        analogize(nn.Linear(4, 4), target({"model": "custom", "function": function}))
+
+
+@pytest.mark.parametrize("on", ["weights", "devices"])
+def test_custom_noise_of_a_wrong_shape(on: str) -> None:
+    noise = {"model": "custom", "function": f"{__name__}:wrong_shape", "on": on}
+    analog = analogize(nn.Linear(4, 4), target(noise))
+    with pytest.raises(ChipError, match=r"must return .* not \(3,\)"):
+        program(analog, 0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, r"cannot be called: missing a required argument: 'file'; on devices it is called wi"),
+        ({"file": "m", "g": 1}, r"got an unexpected keyword argument 'g'.*\(file, g\).*signature"),
+        ({"file": [1.0, 2.0, 3.0]}, r"failed on conductances of shape \(2, 1, 4, 4\): RuntimeErr"),
+    ],
+)
+def test_custom_noise_that_cannot_be_called_or_fails(
+    parameters: dict[str, Any], message: str
+) -> None:
+    noise = {"model": "custom", "function": f"{__name__}:add_map", "on": "devices"}
+    with pytest.raises((ChipError, TargetError), match=message):
+        program(analogize(nn.Linear(4, 4), target(noise | {"parameters": parameters})), 0)
+
+
+FLAT = {"kind": "polynomial", "coefficients": [0.0]}
+
+
+def test_programming_of_ones_own_before_stuck_devices() -> None:
+    """What the function makes is what was programmed; stuck devices are stuck all the same."""
+    own = {"model": "custom", "function": f"{__name__}:double", "on": "devices"}
+    stuck = {"model": "stuck", "at_min": 0.5}
+    read = {"model": "drift", "t0": 20.0, "nu_mean": FLAT, "nu_std": FLAT}
+    layer = nn.Linear(60, 60, bias=False)
+    analog = analogize(layer, target(own, stuck, read))
+    program(analog, 0)
+    ratio = chips(analog)[0] / layer.weight.detach()
+    assert_close(ratio, 2 * ratio.sign())
+    assert 0.4 < float(ratio.sign().mean()) < 0.6
+
+    with pytest.raises(ValidationError, match="list it before 'drift'"):
+        target(read, own, stuck)

@@ -1,20 +1,24 @@
-"""What a product's own noise is made of: pairs that average, and nothing where nothing is drawn."""
+"""What a product's own noise is made of, and its variance: pairs that average, nothing where nothing is drawn."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from analogize import analogize
+from analogize import analogize, noise_mode, program
 from analogize.crossbar.ops import operators
 from analogize.devices.random import Draws
 from analogize.devices.reading import CellNoise, disturbance, read_once, squared_norm
-from analogize.product import Linear
+from analogize.product import Convolution, Linear, Product
 from analogize.targets.conductance import Conductance
 from analogize.targets.curve import Polynomial
 from analogize.targets.noise import GaussianNoise, OutputNoise, ReadNoise
+from analogize.targets.spec import Target
 
 CURVE = Polynomial(coefficients=(0.3, 0.5), reference=25.0)
 
@@ -172,3 +176,82 @@ def test_noises_of_one_size_do_not_cancel() -> None:
     both = disturbance([ReadNoise(additive=0.1, multiplicative=0.1)], 2.0, 3.0, None, 1.0)
     assert both is not None
     assert (both.additive, both.multiplicative) == (pytest.approx(0.2), 0.1)
+
+
+def target(*noise: dict[str, Any], **more: Any) -> Target:
+    weights, mapping = {"range": {"kind": "absmax"}}, {"g_max": 25.0}
+    base = {"name": "test", "weights": weights, "conductance": mapping, "noise": noise}
+    return Target.model_validate(base | more)
+
+
+CONV = Convolution("conv2d", (2, 1), (1, 0), (1, 2), groups=2)
+TRANSPOSED = Convolution("conv_transpose1d", (2,), (1,), (1,), True, (1,), groups=3)
+
+
+@pytest.mark.parametrize(
+    ("product", "x", "w"),
+    [
+        (Linear(), (5, 3, 7), (4, 7)),
+        (Linear(), (5, 7), (7,)),
+        (CONV, (2, 4, 6, 7), (6, 2, 3, 2)),
+        (CONV, (4, 6, 7), (6, 2, 3, 2)),
+        (TRANSPOSED, (2, 6, 5), (6, 2, 3)),
+    ],
+)
+def test_squared_norm(product: Product, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    """The variance of a product with unit-variance weights, from one weight at a time."""
+    inputs, weights = torch.randn(x), torch.zeros(w)
+    expected = torch.zeros_like(product.forward(inputs, weights))
+    for index in range(weights.numel()):
+        one = torch.zeros(w)
+        one.view(-1)[index] = 1.0
+        expected += product.forward(inputs, one).square()
+
+    found = squared_norm(inputs, weights, product)
+
+    assert_close(found.expand_as(expected), expected)
+
+
+@pytest.mark.parametrize(
+    ("noise", "variance"),
+    [
+        ({"additive": 0.02}, lambda x, w, width: (0.02 * width) ** 2 * x.square().sum()),
+        ({"multiplicative": 0.1}, lambda x, w, width: 0.01 * (x.square() @ w.square().T)),
+        (
+            # sigma(G) = 0.1 G, of a device at 25 |w| / w_full and one at 0
+            {"sigma": {"kind": "polynomial", "coefficients": [0.0, 0.1]}},
+            lambda x, w, width: 0.01 * (x.square() @ w.square().T),
+        ),
+        (
+            {"sigma": {"kind": "polynomial", "coefficients": [0.5]}},
+            lambda x, w, width: 2 * (0.5 / 25 * width / 2) ** 2 * x.square().sum(),
+        ),
+    ],
+)
+def test_read_noise_is_drawn_for_every_product_of_a_programmed_chip(
+    noise: dict[str, Any], variance: Any
+) -> None:
+    analog = analogize(nn.Linear(50, 3, bias=False), target({"model": "read", **noise})).eval()
+    program(analog, 0)
+    weight, x = analog.get_parameter("weight").detach(), torch.randn(50)
+
+    y = analog(x.expand(20_000, 50)).detach()
+
+    expected = variance(x, weight, 2 * weight.abs().max()).expand(3).sqrt()
+    # Five standard errors of 20 000 draws: 5 / sqrt(4e4) = 2.5 %.
+    assert_close(y.std(0), expected, rtol=0.025, atol=0)
+    # The mean is the noiseless product within five standard errors, 5 / sqrt(2e4) = 0.036 of it.
+    assert bool(((y.mean(0) - weight @ x).abs() < 0.036 * expected).all())
+    with noise_mode(analog, "off"):
+        assert_close(analog(x), weight @ x)
+
+
+def test_output_noise_refers_to_the_adc() -> None:
+    adc = {"bits": 12, "range": {"kind": "fixed", "min": -4.0, "max": 4.0}}
+    analog = analogize(
+        nn.Linear(50, 3, bias=False), target({"model": "output", "std": 0.01}, adc=adc)
+    ).eval()
+    y = analog(torch.zeros(20_000, 50)).detach()
+
+    assert float(y.std()) == pytest.approx(0.01 * 8, rel=0.015)  # 5 / sqrt(1.2e5)
+    assert float(y.mean()) == pytest.approx(0, abs=5 * 0.08 / math.sqrt(6e4))
