@@ -1,4 +1,4 @@
-"""What a product's own noise is made of, and its variance: pairs that average, nothing where nothing is drawn."""
+"""A product's own noise: what it is made of, its variance, and nothing where nothing is drawn."""
 
 from __future__ import annotations
 
