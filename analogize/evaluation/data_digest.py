@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from analogize.evaluation.inference import generator_states, seed_generators, set_generator_states
+from analogize.evaluation.generators import (
+    generator_states,
+    seed_generators,
+    set_generator_states,
+)
 
 _CPU = torch.device("cpu")
 

@@ -22,15 +22,8 @@ from analogize.crossbar.chip import noise_mode, program
 from analogize.crossbar.ops import operators
 from analogize.crossbar.periphery import has_signals
 from analogize.errors import AnalogizeError, ChipError, EvaluationError
-from analogize.evaluation.inference import (
-    Pass,
-    generator_states,
-    hits_of,
-    run_chip,
-    seed_generators,
-    undisturbed,
-    unpack,
-)
+from analogize.evaluation.generators import generator_states, seed_generators
+from analogize.evaluation.inference import Pass, hits_of, run_chip, undisturbed, unpack
 from analogize.evaluation.metrics import Score
 from analogize.model.calls import Call, device_of, example_call
 
