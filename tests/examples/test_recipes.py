@@ -121,9 +121,9 @@ def test_resnet32_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ]
         return written
 
-    # Six remedies, with and without digital ends, at two levels.
+    # Seven remedies, with and without digital ends, at two levels.
     every = found("--trainings", "distillation")
-    assert len(every) == 24
+    assert len(every) == 28
     assert all(row["digital_parameters"] > 0 for row in every if row["remedy"] == "adapted")
     before = {file: file.stat().st_mtime_ns for file in out.glob("*.npz")}
     one = ["--trainings", "distillation", "--remedies", "as is", "--ends", "analog"]
