@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analogize import (
+    Adaptation,
     AnalogModule,
     Recalibration,
     Target,
@@ -271,10 +273,12 @@ def test_evaluate_recalibrates_every_chip_from_what_was_trained(noisy: AnalogMod
     erase(noisy)
 
 
+@pytest.mark.parametrize("make", [Recalibration, Adaptation])
+@pytest.mark.parametrize("eta", [None, 0.0, 0.1])
 def test_evaluate_on_a_device_has_the_model_itself_as_teacher(
-    make_target: Callable[..., Target],
+    make_target: Callable[..., Target], make: Callable[..., Any], eta: float | None
 ) -> None:
-    """It measures a copy there, which clips as the model does."""
+    """It measures a copy there, which clips as the model does, at whatever level."""
     narrow = {"range": {"kind": "std", "multiple": 0.5}}
     target = make_target(weights=narrow, noise=[{"model": "gaussian", "eta": 0.2}])
     noisy = analogize(network().eval(), target)
@@ -282,9 +286,8 @@ def test_evaluate_on_a_device_has_the_model_itself_as_teacher(
     few = [torch.randn(24, 3, 8, 8)]
     found = []
     for device in (None, "cpu"):
-        remedy = Recalibration(few, noisy)
         run = {"instances": 2, "device": device, "progress": False}
-        found.append(evaluate(noisy, data, score, recalibration=remedy, **run))
+        found.append(evaluate(noisy, data, score, eta, recalibration=make(few, noisy), **run))
     assert found[0].levels[0].values == found[1].levels[0].values
 
 
