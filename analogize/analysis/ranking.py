@@ -25,6 +25,8 @@ from analogize.crossbar.chip import clip_weights, noise_level, noise_mode, weigh
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import operators
 from analogize.crossbar.seeds import integer, region_seed
+from analogize.devices.cells import Reading
+from analogize.devices.random import Draws
 from analogize.errors import EvaluationError
 from analogize.evaluation.estimate import Result
 from analogize.evaluation.inference import unpack
@@ -191,7 +193,7 @@ def curvature_costs(
     if samples == 0:
         raise EvaluationError("the data hold no sample; give at least one batch")
     return {
-        name: 0.5 * _weighted(array, weight.detach(), square / samples, generator, rounding)
+        name: 0.5 * _weighted(array, weight.detach(), square / samples, generator, seed, rounding)
         for (name, (array, weight)), square in zip(arrays.items(), squares, strict=True)
     }
 
@@ -207,15 +209,21 @@ def _signed_loss(scores: Any, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _weighted(
-    array: WeightArray, weight: Tensor, square: Tensor, generator: torch.Generator, rounding: bool
+    array: WeightArray,
+    weight: Tensor,
+    square: Tensor,
+    generator: torch.Generator,
+    seed: int,
+    rounding: bool,
 ) -> float:
     """Sum of ``square`` times the variance of the noise, from draws: any noise model will do."""
     clean = array.clean(weight)
     unit = 1.0 if array.grid is None or array.folded else array.grid.scale
     wanted = weight if rounding else clean * unit
     total = torch.zeros((), dtype=torch.float64)
-    for _ in range(_NOISE_DRAWS):
-        deviation = array.whole(array.noisy(clean, generator)) * unit - wanted
+    for number in range(_NOISE_DRAWS):
+        devices = Reading(Draws(f"{seed}/estimate {number}/{array.name}"))
+        deviation = array.whole(array.noisy(clean, generator, devices)) * unit - wanted
         total += (deviation.square() * square).sum().double().cpu()
     return float(total) / _NOISE_DRAWS
 
