@@ -49,11 +49,11 @@ class DigitalSide(nn.Module):
         return corrected.to(y.dtype)
 
     def _branch(self, x: Tensor, down: Tensor) -> Tensor:
-        y = self.product.forward(x, down)
+        y = self.product.forward(x, down.to(x.dtype))
         if self.up is None:
             return y
         axis = channel_axis(self.product)
-        return F.linear(y.movedim(axis, -1), self.up).movedim(-1, axis)
+        return F.linear(y.movedim(axis, -1), self.up.to(x.dtype)).movedim(-1, axis)
 
     @property
     def parameters_and_macs(self) -> tuple[int, int]:

@@ -95,6 +95,25 @@ def test_it_comes_closer_and_never_changes_an_analog_weight(
         assert torch.equal(op.array.chip, chip)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"steps": 6, "rank": 1}])
+def test_it_works_in_the_models_own_type(
+    make_chip: Callable[..., AnalogModule], options: dict[str, int], dtype: torch.dtype
+) -> None:
+    model, data = make_chip().to(dtype), [batch.to(dtype) for batch in DATA]
+    program(model, 1)
+    with torch.no_grad(), noise_mode(model, "off"):
+        wanted = centred(model(data[0]))
+    missed = []
+    for _ in range(2):
+        with torch.no_grad():
+            found = model(data[0])
+        assert found.dtype == dtype
+        missed.append(float((centred(found) - wanted).square().mean()))
+        adapt(model, data, model, **options)  # type: ignore[arg-type]
+    assert missed[1] < missed[0]
+
+
 def test_a_chip_without_errors_stays_as_it_is(make_chip: Callable[..., AnalogModule]) -> None:
     model = make_chip(eta=0.0)
     remember(model)
