@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogize.crossbar import blocks, noise
 from analogize.crossbar.blocks import Ends
@@ -136,13 +137,21 @@ class WeightArray(HeldWeights):
     ) -> None:
         """Draw this array's part of chip ``seed``, read at ``drift_time``, and keep it.
 
-        The draws are those of the region ``name``; by default the array's own. See ``hold``.
+        The draws are those of the region ``name``; by default the array's own. See ``hold``. What
+        is drawn is computed on the CPU too, because devices differ in the last bit of a power or a
+        sum, and a seed is the same chip on each.
 
         Raises:
             ChipError: the time is outside the range of a noise model.
         """
         self.settle(weight)
         self.erase()  # its memory is the next one's
+        if is_elsewhere(weight):
+            here = self.on_cpu()
+            how = seed, drift_time, compensation, cycle, name, conditions
+            here.program(weight.detach().cpu(), *how)
+            self.take(here, weight.device)
+            return
         wanted = self.compensation if compensation is None else compensation
         drifts = drift_time > 0 and self.conductance is not None
         rule: Rule | None = wanted if wanted != "none" and drifts else None
@@ -179,6 +188,26 @@ class WeightArray(HeldWeights):
         self.keep_unsaved("correction", correction)
         self.origin, self.witness = origin, None
 
+    def take(self, other: WeightArray, device: torch.device) -> None:
+        """Keep the chip of ``other``, a copy of this array, on ``device``."""
+        assert other.chip is not None, "it was programmed just now"
+        correction = None if other.correction is None else other.correction.to(device)
+        self.hold(other.chip.to(device), correction, other.origin)
+
+    def on_cpu(self) -> Self:
+        """A copy on the CPU, without a chip; what is no tensor belongs to both."""
+        twin = copy.copy(self)
+        for name in ("_buffers", "_parameters", "_non_persistent_buffers_set"):
+            object.__setattr__(twin, name, copy.copy(getattr(self, name)))
+        twin.erase()
+        for name, buffer in twin._buffers.items():
+            twin._buffers[name] = None if buffer is None else buffer.cpu()
+        for name, parameter in twin._parameters.items():
+            assert parameter is not None, "a range that is learned is there"
+            twin._parameters[name] = nn.Parameter(parameter.detach().cpu())
+        twin.refresh()
+        return twin
+
     def _reading(
         self,
         seed: int,
@@ -205,6 +234,9 @@ class WeightArray(HeldWeights):
         Raises:
             ChipError: the time is outside the range of a noise model.
         """
+        if is_elsewhere(weight):
+            how = seed, drift_time, cycle, name, conditions
+            return self.on_cpu().draw(weight.detach().cpu(), *how).to(weight.device)
         name = self.name if name is None else name
         # Another cycle is another draw; the first keeps the seed that it always had.
         again = f" cycle {cycle}" if cycle else ""
@@ -256,6 +288,11 @@ class WeightArray(HeldWeights):
         if before is not None and self.chip is not None and self.witness is not None:
             self.witness.cast(before.dtype, self.chip.dtype)
         return self
+
+
+def is_elsewhere(weight: Tensor) -> bool:
+    """Whether ``weight`` lies on an accelerator."""
+    return weight.device.type not in ("cpu", "meta")
 
 
 def _part(source: noise.Source, name: str) -> noise.Source:

@@ -28,9 +28,8 @@ from analogize.targets import noise as models
 if TYPE_CHECKING:
     from analogize.crossbar.array import WeightArray
 
-# Weights of a block. What is computed on the way takes some 50 bytes for each of them; accelerators
-# need more to be busy.
-BLOCK, BLOCK_ELSEWHERE = 2**15, 2**22
+# Weights of a block. What is computed on the way takes some 50 bytes for each of them.
+BLOCK = 2**15
 _LARGE = 2**17
 # Numbers that torch's loops take at a time, the remainder by themselves and rounded otherwise.
 _REGISTERS = 64
@@ -100,7 +99,7 @@ def blocks(product: Product, like: Tensor, by_channel: bool) -> Iterator[Block]:
         by_channel: whether a channel (a pair of channels of a transposed convolution) must lie in
             one row; otherwise rows are single numbers where memory allows it.
     """
-    shape, size = like.shape, BLOCK if like.device.type == "cpu" else BLOCK_ELSEWHERE
+    shape = like.shape
     lead = like.ndim if like.is_contiguous() else 1
     if by_channel:
         lead = _lead(product, shape)
@@ -108,7 +107,7 @@ def blocks(product: Product, like: Tensor, by_channel: bool) -> Iterator[Block]:
     row = shape.numel() // rows
     # Where a block ends with a vector register, every number is computed as among all of them.
     unit = _REGISTERS // gcd(row, _REGISTERS)
-    step = max(2, size // row // unit * unit, unit)
+    step = max(2, BLOCK // row // unit * unit, unit)
     # Of a single row torch adds up in another order; more are left for the last block.
     starts = list(range(0, rows - 1, step)) or [0]
     for start, end in zip(starts, [*starts[1:], rows], strict=True):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from analogize.crossbar.array import WeightArray
+from analogize.crossbar.array import WeightArray, is_elsewhere
 from analogize.crossbar.chip_data import Chip
 from analogize.crossbar.conductances import Drawn, from_data, to_data, with_defects
 from analogize.crossbar.periphery import describe_reading
@@ -39,6 +39,12 @@ def give(
     if isinstance(array, TransposedArray):
         with array.turned(weight) as other:
             give(array.home, other, chip, time, compensation, cycle, name, conditions)
+        return
+    if is_elsewhere(weight):
+        array.settle(weight)
+        here, there = array.on_cpu(), weight.detach().cpu()
+        give(here, there, chip, time, compensation, cycle, name, conditions)
+        array.take(here, weight.device)
         return
     data = chip.arrays.get(name)
     if data is None or data.defects is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from analogize.crossbar.array import is_elsewhere
 from analogize.crossbar.chip import regions, weight_of
 from analogize.crossbar.chip_data import ArrayData, Chip
 from analogize.crossbar.conductances import to_data
@@ -45,18 +46,24 @@ def read_chip(model: nn.Module, name: str = "") -> Chip:
 def _read(op: AnalogOp, weight: Tensor) -> ArrayData:
     array = op.array
     chip = array.programmed(weight, op.stored)
-    if isinstance(array.origin, ArrayData):
-        return array.origin
-    if array.origin is None:
+    origin = array.origin
+    if isinstance(origin, ArrayData):
+        return origin
+    if origin is None:
         raise ChipError(
             f"region '{array.name}': its chip was loaded without what its cells were drawn from; "
             "call program(model, seed) again, or keep the chip with save_chip()"
         )
     with torch.no_grad():
-        data = to_data(array, array.clean(weight.detach()), chip, array.origin)
+        if is_elsewhere(weight):
+            # Where it was drawn.
+            correction = array.correction
+            array, weight, chip = array.on_cpu(), weight.cpu(), chip.cpu()
+            array.hold(chip, None if correction is None else correction.cpu(), origin)
+        data = to_data(array, array.clean(weight.detach()), chip, origin)
     stages = {"dac": op.dac, "adc": op.adc}
     converters = {
         stage: {"bits": each.bits, "range": each.range.tolist()} for stage, each in stages.items()
     }
-    said = {"operator": op.region.operator, "reading": describe_reading(array.origin.reading)}
+    said = {"operator": op.region.operator, "reading": describe_reading(origin.reading)}
     return replace(data, settings={**said, **converters})
