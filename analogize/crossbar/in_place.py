@@ -33,7 +33,8 @@ def require_in_place(op: AnalogOp, x: Tensor, weight: Tensor) -> None:
     if weight.is_meta and not x.is_meta:
         raise OffloadError(f"region '{op.region.name}': its weight is offloaded: {WAY_OUT}")
     # Weights of a chip are compared with those that it was programmed from, and others refused.
-    if not op.training and not op.proves_weights and not _is_seen(op, weight):
+    proven = op.array.witness is not None and op.uses_chip
+    if not (op.training or proven or _is_seen(op, weight)):
         tell_of_new_weights(op, weight)
     if _are_laid(op):
         return

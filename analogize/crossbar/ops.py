@@ -157,9 +157,9 @@ class AnalogOp(nn.Module):
         return draws and not self.array.is_silent
 
     @property
-    def proves_weights(self) -> bool:
-        """Whether its next call compares the weights with those that its chip was made from."""
-        return self.array.witness is not None and self._effective_mode() == "programmed"
+    def uses_chip(self) -> bool:
+        """Whether its next call multiplies by a programmed chip."""
+        return self._effective_mode() == "programmed"
 
     def digitally(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``function``, the digital operator, on behalf of this one."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analogize.product import Convolution, Linear, Product, output_channels
+
+if TYPE_CHECKING:
+    from analogize.crossbar.chip_data import ArrayData
+    from analogize.crossbar.conductances import Drawn
 
 
 class DigitalSide(nn.Module):
@@ -24,6 +28,9 @@ class DigitalSide(nn.Module):
         offset: one addend an output channel, float32 (C).
         down: weights shaped as the array's with R instead of C output channels, or None.
         up: (C, R), or None.
+        made_on: the origin of the chip that it was made on; None for one made without a chip, and
+            for one that was loaded.
+        is_told: whether a warning said that another chip is programmed now.
     """
 
     scale: Tensor
@@ -34,6 +41,8 @@ class DigitalSide(nn.Module):
     def __init__(self, product: Product, shape: torch.Size, device: torch.device) -> None:
         super().__init__()
         self.product = product
+        self.made_on: Drawn | ArrayData | None = None
+        self.is_told = False
         channels = output_channels(product, shape)
         self.register_buffer("scale", torch.ones(channels, device=device))
         self.register_buffer("offset", torch.zeros(channels, device=device))
@@ -93,3 +102,5 @@ def make_side(
     """
     if op.side is None and (state_dict is None or prefix + "side.scale" in state_dict):
         op.side = DigitalSide(op.product, op.array.shape, op.array.range.device)
+        if state_dict is None and op.uses_chip:
+            op.side.made_on = op.array.origin

@@ -11,6 +11,7 @@ from torch import nn
 
 from analogize.crossbar.chip import program
 from analogize.crossbar.chip_data import Chip
+from analogize.crossbar.ops import operators
 from analogize.devices.times import describe, seconds
 from analogize.errors import EvaluationError
 from analogize.evaluation.adapt import Adaptation
@@ -53,6 +54,12 @@ class Deployment:
             words.append(str(getattr(self._remedy, "settings", name)))
         return ", ".join(words)
 
+    @property
+    def _replaces_sides(self) -> bool:
+        remedy = self._remedy
+        matches = isinstance(remedy, Recalibration) and remedy.teacher is not None
+        return matches or isinstance(remedy, Adaptation)
+
     @contextmanager
     def keeping(self, model: nn.Module) -> Iterator[None]:
         """Within the block chips are prepared on ``model``; afterwards it is as it was."""
@@ -82,6 +89,10 @@ class Deployment:
         if self._kept is not None:
             # Every chip starts from what was trained, and not from what the last one needed.
             self._kept.restore()
+            if self._replaces_sides:
+                # It finds others in their place.
+                for op in operators(model):
+                    op.side = None
         rule, under = self.compensation, self.conditions
         program(model, chip, drift_time=time, compensation=rule, conditions=under)
         if self._remedy is not None:
