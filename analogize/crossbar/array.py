@@ -167,6 +167,10 @@ class WeightArray(HeldWeights):
             correction = viewed(ratio(before, self._sums(chip, reading, rule)), self.product)
         self.hold(chip, correction, Drawn(reading, self.noise))
 
+    def origin_of(self, seed: int, name: str | None = None) -> Drawn:
+        """What ``program(weight, seed, name=name)`` would leave as the chip's origin."""
+        return Drawn(self._reading(seed, 0.0, 0, name, None), self.noise)
+
     @torch.no_grad()
     def _sums(self, chip: Tensor, reading: Reading, rule: Rule) -> Tensor:
         """What a compensation compares, of the weights as one reading of every row finds them."""

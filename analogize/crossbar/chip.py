@@ -116,7 +116,7 @@ def program(
         # Half of this chip and half of the one before are none.
         erase(model)
         raise
-    tell_of_stale_sides(found.op for found in ops)
+    tell_of_stale_sides((found.op, found.op.array.origin) for found in ops)
     if any(op.training and op.mode is None for op, _, _ in ops):
         warnings.warn(
             f"{type(model).__name__} is in train mode, where it draws fresh noise and does not use "

@@ -74,11 +74,15 @@ def tell_of_stale_ranges(found: Iterable[tuple[AnalogOp, Tensor]]) -> None:
     _tell(found)
 
 
-def tell_of_stale_sides(ops: Iterable[AnalogOp]) -> None:
-    """Warn, once for each, of digital sides that were fitted on another chip than is programmed."""
+def tell_of_stale_sides(found: Iterable[tuple[AnalogOp, Drawn | ArrayData | None]]) -> None:
+    """Warn, once for each, of digital sides that were fitted on another chip than this one.
+
+    Args:
+        found: operators, each with the origin of its part of the chip.
+    """
     told = []
-    for op in ops:
-        side, origin = op.side, op.array.origin
+    for op, origin in found:
+        side = op.side
         if side is None or side.made_on is None or side.is_told or origin is None:
             continue
         if _is_other(side.made_on, origin):

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from analogize import (
     adapt,
     analogize,
     evaluate,
+    export_onnx,
     load,
     noise_mode,
     program,
@@ -123,6 +125,16 @@ def test_an_evaluation_tells_of_what_stays_and_not_of_what_it_replaces(
     assert run(Recalibration(DATA, model)) == []
     assert run(Adaptation(DATA, model)) == []
     assert len(run(None)) == 1
+
+
+def test_a_file_of_another_chip_is_told(
+    model: AnalogModule, told: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    fit_by_recalibrate(model)
+    kinds: tuple[tuple[Literal["programmed"] | int, int], ...] = (("programmed", 0), (1, 0), (2, 1))
+    for noise, count in kinds:
+        export_onnx(model, tmp_path / "model.onnx", DATA[0], noise=noise)
+        assert len(told()) == count
 
 
 def test_a_loaded_model_does_not_know(
