@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -15,7 +16,7 @@ from analogize.crossbar.chip_data import ArrayData
 from analogize.crossbar.conductances import Drawn, scale_of_cells, simulate_cells
 from analogize.crossbar.held import HeldWeights
 from analogize.crossbar.seeds import no_chip, outdated, region_seed
-from analogize.crossbar.witness import Witness
+from analogize.crossbar.witness import IN_VALUES, Witness
 from analogize.devices.cells import Reading
 from analogize.devices.compensation import Rule, ratio, sums, viewed
 from analogize.devices.custom import site_of
@@ -269,9 +270,13 @@ class WeightArray(HeldWeights):
         if witness is not None and not torch.compiler.is_compiling():
             this = running_pass()
             if this is None or not witness.is_seen(this.kept.get(self), weight, stored):
-                difference = witness.difference(weight, stored, inputs)
+                later: list[Tensor] | None = None if this is None or this.is_over else []
+                difference = witness.difference(weight, stored, inputs, later)
                 if difference is not None:
                     raise outdated(self.name, difference)
+                if this is not None and later:
+                    fail = partial(witness.doubted, outdated(self.name, IN_VALUES))
+                    this.claims += [(same, fail) for same in later]
                 if this is not None and not this.is_over:
                     this.kept[self] = witness.seen
         return chip

@@ -6,11 +6,12 @@ its place: CRC-32 on the CPU; on an accelerator, with the lanes v of a row and o
 
     h_i = sum_j v_ij b_j  mod 2^64
 
-of rows of 4096 lanes. It costs one reading of the weights a forward pass (an array that is used
-again in it, as by a recurrent layer's steps, is not read again, unless a counter tells of a write),
-little beside a product with many inputs. Where a large array meets few inputs (a language model,
-token by token), it would double the traffic of memory; there, contents that no counter reports as
-written to are read a part at a time.
+of rows of 4096 lanes, compared there: the host waits for all of them once, at the pass's end. What
+a stream captures for a graph is not compared. It costs one reading of the weights a forward pass
+(an array that is used again in it, as by a recurrent layer's steps, is not read again, unless a
+counter tells of a write), little beside a product with many inputs. Where a large array meets few
+inputs (a language model, token by token), it would double the traffic of memory; there, contents
+that no counter reports as written to are read a part at a time.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from analogize.model.transforms import plain
 # Beyond so many bytes, calls with fewer inputs than this read one part in so many.
 _LARGE, _FEW_INPUTS, _PARTS = 2**24, 16, 16
 _LANES = 4096
+IN_VALUES = "in their values"
 # Rows at a time, to bound what an accelerator holds of their products.
 _ROWS = 4096
 
@@ -57,13 +59,20 @@ class Witness:
         if before != now and self._cast is None:
             self._cast = f"from {before} to {now}"
 
-    def difference(self, weight: Tensor, stored: StoredWeight, inputs: int | None) -> str | None:
+    def difference(
+        self,
+        weight: Tensor,
+        stored: StoredWeight,
+        inputs: int | None,
+        later: list[Tensor] | None = None,
+    ) -> str | None:
         """How the weight that is about to be used differs from the one programmed; None if not.
 
         Args:
             weight: the weight of this forward pass.
             stored: where it comes from.
             inputs: how many inputs this product multiplies by it; None for many.
+            later: takes what an accelerator computes, true if contents are the same; None to wait.
         """
         if self._cast is not None:
             return self._cast
@@ -72,11 +81,16 @@ class Witness:
         few = inputs is not None and inputs < _FEW_INPUTS
         part = self._next() if few and counters is not None and counters == self._seen else None
         for contents, tensor in zip(self._contents, tensors, strict=True):
-            found = contents.difference(tensor, part)
+            found = contents.difference(tensor, part, later)
             if found is not None:
                 return found
         self._seen = counters
         return None
+
+    def doubted(self, error: Exception) -> Exception:
+        """``error``, after which nothing counts as compared."""
+        self._seen = None
+        return error
 
     @property
     def seen(self) -> tuple[tuple[int, int], ...] | None:
@@ -124,22 +138,28 @@ class _Contents:
         # Of accelerators, once the first check there has shown the same contents.
         self._sums: dict[torch.device, Tensor] = {}
 
-    def difference(self, tensor: Tensor, part: int | None) -> str | None:
+    def difference(
+        self, tensor: Tensor, part: int | None, later: list[Tensor] | None = None
+    ) -> str | None:
         """How ``tensor`` differs, None if not at all; only one part of a large one is read."""
         shape, dtype = self.form
         if tensor.shape != shape or tensor.dtype != dtype:
             return f"from {dtype} {tuple(shape)} to {tensor.dtype} {tuple(tensor.shape)}"
-        return None if self._is_same(tensor, part) else "in their values"
+        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+            return None
+        return None if self._is_same(tensor, part, later) else IN_VALUES
 
-    def _is_same(self, tensor: Tensor, part: int | None) -> bool:
+    def _is_same(self, tensor: Tensor, part: int | None, later: list[Tensor] | None = None) -> bool:
         if not tensor.is_cpu:
-            return self._is_same_elsewhere(tensor, part)
+            return self._is_same_elsewhere(tensor, part, later)
         if part is None:
             return _checksums(tensor) == self.checksums
         part %= len(self.checksums)
         return _checksums(tensor, part) == self.checksums[part : part + 1]
 
-    def _is_same_elsewhere(self, tensor: Tensor, part: int | None) -> bool:
+    def _is_same_elsewhere(
+        self, tensor: Tensor, part: int | None, later: list[Tensor] | None
+    ) -> bool:
         known = self._sums.get(tensor.device)
         if known is None:
             if not self._is_same(tensor.cpu(), None):
@@ -148,7 +168,11 @@ class _Contents:
             return True
         one = part is not None and len(self.checksums) > 1
         rows = slice(part, None, _PARTS) if one else slice(None)
-        return torch.equal(known[rows], _sums(tensor, rows))
+        same = (known[rows] == _sums(tensor, rows)).all()
+        if later is None:
+            return bool(same)
+        later.append(same)
+        return True
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sums": {}}

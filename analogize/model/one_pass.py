@@ -16,7 +16,7 @@ import hashlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, cast
@@ -31,12 +31,15 @@ class Pass:
 
     Attributes:
         kept: what is to live as long as the pass, by any key; emptied at its end.
+        claims: what an accelerator is still computing, true or not, each with what makes the error
+            if it is not; ``prove`` waits for all of them at once.
         is_over: whether its end was reached; then it is being run again, in part.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
         self._model = None if model is None else weakref.ref(model)
         self.kept: dict[Any, Any] = {}
+        self.claims: list[tuple[torch.Tensor, Callable[[], Exception]]] = []
         self.is_over = False
         self._seed: int | None = None
         self._met: dict[str, list[weakref.ref[Any]]] = {}
@@ -60,9 +63,20 @@ class Pass:
         owners.append(weakref.ref(owner))
         return name if len(owners) == 1 else f"{name}#{len(owners) - 1}"
 
+    def prove(self) -> None:
+        """Raise the error of the first claim that is not true."""
+        claims, self.claims = self.claims, []
+        for place in dict.fromkeys(flag.device for flag, _ in claims):
+            here = [(flag, fail) for flag, fail in claims if flag.device == place]
+            holds = torch.stack([flag for flag, _ in here]).tolist()
+            for is_true, (_, fail) in zip(holds, here, strict=True):
+                if not is_true:
+                    raise fail()
+
     def end(self) -> None:
         """Let go of everything but what a part that runs again needs."""
         self.kept.clear()
+        self.claims.clear()
         self.is_over = True
         self._last = torch._C._autograd._get_sequence_nr()
         if self._seed is not None and torch.is_grad_enabled():
@@ -113,6 +127,7 @@ def one_pass(model: nn.Module | None = None) -> Iterator[None]:
     opened = begin(model)
     try:
         yield
+        _prove(opened)
     finally:
         end(opened)
 
@@ -143,6 +158,13 @@ def _draws_noise(model: nn.Module) -> bool:
     return False
 
 
+def _prove(opened: Token[Pass | None] | None) -> None:
+    """Look at what the pass that ``begin`` opened has claimed."""
+    this = None if opened is None else _running.get()
+    if this is not None and this.claims:
+        this.prove()
+
+
 def end(opened: Token[Pass | None] | None) -> None:
     """Close what ``begin`` opened."""
     if opened is None:
@@ -159,7 +181,9 @@ def called_as_one_pass(function: Any, model: nn.Module, *args: Any, **kwargs: An
         return _compiled_call(function, *args, **kwargs)
     opened = begin(model)
     try:
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        _prove(opened)
+        return result
     finally:
         end(opened)
 
@@ -177,6 +201,7 @@ def leave_to_python(function: Any, *, with_callees: bool) -> None:
 
 leave_to_python(called_as_one_pass, with_callees=False)
 leave_to_python(begin, with_callees=True)
+leave_to_python(_prove, with_callees=True)
 leave_to_python(end, with_callees=True)
 
 

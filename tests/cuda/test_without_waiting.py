@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analogize import analogize, noise_level, noise_mode, one_pass, program
+from analogize.errors import ChipError
 
 # torch says once that its search for synchronisations is a prototype.
 pytestmark = pytest.mark.filterwarnings("ignore:.*ynchronization debug mode")
@@ -81,14 +83,42 @@ def test_a_training_step_does_not_wait(target: str, device: torch.device) -> Non
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_programmed_chip_does_not_wait(target: str, device: torch.device) -> None:
+def test_a_programmed_chip_waits_once_at_its_end(target: str, device: torch.device) -> None:
     model, x = rewritten(target, device)
     program(model.eval(), 1)
     with torch.no_grad():
         for _ in range(3):
             model(x)
-        with no_waiting(device):
+        if device.type != "cuda":
+            return
+        torch.cuda.synchronize()
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                model(x)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    # What the weights of a chip are compared by is fetched at once; an ideal target has no chip.
+    found = [str(each.message) for each in waits if "synchronizing" in str(each.message)]
+    assert len(found) == (0 if target == "ideal" else 1)
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS if t != "ideal"])
+def test_changed_weights_are_refused_all_the_same(target: str, device: torch.device) -> None:
+    model, x = rewritten(target, device)
+    program(model.eval(), 1)
+    weight = dict(model.named_parameters())["4.weight"]
+    with torch.no_grad():
+        for _ in range(2):
             model(x)
+        kept = weight.clone()
+        weight.data.view(-1)[-1] += 0.25  # no counter tells
+        for _ in range(2):
+            with pytest.raises(ChipError, match="in their values"):
+                model(x)
+        weight.data.copy_(kept)
+        model(x)
 
 
 @pytest.mark.parametrize("target", CAPTURED)
