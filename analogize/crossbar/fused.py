@@ -94,6 +94,8 @@ def _run(
     adds: bool,
 ) -> Tensor:
     """Fill ``out``, or add to it; returns ``beyond``. Both lie in memory as ``values`` do."""
+    # One number may be on the CPU, as with torch's own operators.
+    step, gain = step.to(values.device), None if gain is None else gain.to(values.device)
     beyond = torch.empty_like(values if wants_beyond else step, dtype=torch.bool)
     count = values.numel()
     grid = (triton.cdiv(count, _BLOCK),)

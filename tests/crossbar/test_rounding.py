@@ -60,13 +60,14 @@ def test_the_fused_kernel_gives_the_bits_of_the_single_steps() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("place", ["cuda", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_an_accelerator_gives_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
+def test_an_accelerator_gives_the_bits_of_the_cpu(dtype: torch.dtype, place: str) -> None:
     values = (torch.randn(1000) * 20).to(dtype)
     step, gain = torch.tensor(0.7), torch.tensor(0.31)
     expected, outside = convert(values.clone(), step, -8, 7, gain, dtype, wants_beyond=True)
-    on_device = [t.cuda() for t in (values, step, gain)]
-    found, beyond = convert(on_device[0], on_device[1], -8, 7, on_device[2], dtype, True)
+    step, gain = step.to(place), gain.to(place)
+    found, beyond = convert(values.cuda(), step, -8, 7, gain, dtype, True)
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0)
     assert outside is not None
     assert beyond is not None
