@@ -31,8 +31,6 @@ Batches = list[tuple[Tensor, Tensor]]
 Make = Callable[..., Any]
 QUIET: dict[str, Any] = {"progress": False, "seed": 4}
 TARGETS = ["paper_resnet32", "pcm_8bit", "pcm_joshi2020"]
-# What ``adapt`` fits is float32, and Adam makes much of small gradients.
-ABOUT: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -145,8 +143,10 @@ def test_a_chip_is_adapted_alike(
         adapt(model, data, teacher, **options)  # type: ignore[arg-type]
         with torch.no_grad():
             outputs.append(model(x.to(next(model.parameters()).device)).cpu())
+    # Adam makes a step of a gradient that is all rounding, on each device to another side.
+    beyond = 2 * options.get("steps", 0) * Adaptation.learning_rate
     for found in outputs[1:]:
-        torch.testing.assert_close(found, outputs[0], **ABOUT)
+        torch.testing.assert_close(found, outputs[0], rtol=1e-3, atol=1e-3 + beyond)
 
 
 def test_recalibration_finds_the_cpus_statistics(
