@@ -33,7 +33,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogize import analogize, clip_weights, evaluate, export_onnx, program
+from analogize import AnalogizeError, analogize, clip_weights, evaluate, export_onnx, program
 from analogize.crossbar.ops import operators
 from analogize.models import cifar_resnet32
 
@@ -101,7 +101,7 @@ def same_chip(device: str) -> Result:
     for name, target in TARGETS.items():
         if target is None:
             continue
-        here = analogize(layers, target, [x])
+        here = analogize(layers, target, [x]).eval()
         there = copy.deepcopy(here).to(device)
         for model in (here, there):
             program(model, seed=7)
@@ -240,11 +240,14 @@ def chips_a_second(device: str, full: bool) -> Result:
     shape, instances = ((256, 3, 32, 32), 16) if full else ((4, 3, 32, 32), 2)
     data = [(torch.randn(shape), torch.randint(10, shape[:1])) for _ in range(2)]
     model = analogize(cifar_resnet32() if full else _small(), "pcm_4bit", data).to(device)
-    found = {}
+    found: Result = {}
     for at_once in (1, instances):
-        start = time.perf_counter()
-        evaluate(model, data, instances=instances, seed=0, at_once=at_once)
-        found[f"at_once={at_once}"] = instances / (time.perf_counter() - start)
+        start, key = time.perf_counter(), f"at_once={at_once}"
+        try:
+            evaluate(model, data, instances=instances, seed=0, at_once=at_once, progress=False)
+            found[key] = instances / (time.perf_counter() - start)
+        except AnalogizeError as error:  # not every torch can batch every operator
+            found[key] = f"failed: {error}"
     return found
 
 
