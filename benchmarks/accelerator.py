@@ -177,8 +177,10 @@ def waits(run: Callable[[], None], device: str) -> bool | str:
     return False
 
 
-def steps(device: str, full: bool, late: Callable[[], bool]) -> Result:
-    """Training steps and programmed chips of every workload."""
+def steps(
+    device: str, full: bool, late: Callable[[], bool], keep: Callable[[Result], None]
+) -> Result:
+    """Training steps and programmed chips of every workload, handed to ``keep`` one by one."""
     found: Result = {}
     # Everything eager first: compiling takes most of the time.
     for compiled in (False, True) if full else (False,):
@@ -193,6 +195,7 @@ def steps(device: str, full: bool, late: Callable[[], bool]) -> Result:
                     if late()
                     else _step(clean, x, target, compiled, bfloat16, device, full)
                 )
+                keep(found)
     return found
 
 
@@ -300,13 +303,20 @@ def main(arguments: list[str] | None = None) -> Result:
         return time.monotonic() - begun > options.budget
 
     results: Result = {"machine": machine(device), "dry run": not full}
+
+    def keep(name: str, found: Result) -> None:
+        """Write what there is, so that nothing is lost where a run is cut short."""
+        results[name] = found
+        if options.out is not None:
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+
     parts: dict[str, Callable[[], Result]] = {
         "same chip as on the CPU": lambda: same_chip(device),
         "torch and ONNX Runtime": lambda: onnx(device, _folder(options.out)),
         "tests": lambda: tests(device),
         "chips a second": lambda: chips_a_second(device, full),
         "aihwkit-lightning": lambda: peer(device, full),
-        "steps": lambda: steps(device, full, late),
+        "steps": lambda: steps(device, full, late, partial(keep, "steps")),
     }
     if unknown := set(options.skip) - set(parts):
         parser.error(f"--skip: no part is called {', '.join(unknown)}; they are {', '.join(parts)}")
@@ -315,13 +325,11 @@ def main(arguments: list[str] | None = None) -> Result:
             continue
         start = time.monotonic()
         with nullcontext() if device == "cpu" else torch.cuda.device(0):
-            results[name] = {"skipped": "the budget is spent"} if late() else part()
-        results[name]["seconds"] = round(time.monotonic() - start, 1)
+            found = {"skipped": "the budget is spent"} if late() else part()
+        keep(name, found | {"seconds": round(time.monotonic() - start, 1)})
         print(f"{name}:")
         for key, value in results[name].items():
             print(f"    {key}: {value}")
-        if options.out is not None:  # after every part, so that nothing is lost
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 
