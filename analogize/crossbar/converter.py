@@ -122,9 +122,11 @@ class Converter(FixedRange):
         better: the quality that ranges of other kinds would give, where this one's is low.
     """
 
-    def __init__(self, settings: spec.Converter, channels: int) -> None:
+    def __init__(self, settings: spec.Converter, channels: int, device: torch.device) -> None:
         self.settings = settings
-        ends = torch.tensor(_ends(settings))
+        # A range that the target fixes has values, which it would lose on the meta device.
+        place = torch.device("cpu") if device.type == "meta" else device
+        ends = torch.tensor(_ends(settings), device=place)
         if settings.granularity == "channel":
             ends = ends.unsqueeze(1).expand(2, channels).clone()
         self.learning: Learning | None = None
@@ -229,10 +231,12 @@ class Converter(FixedRange):
         Args:
             wholly: whether to look even if torch knows of no write to it.
         """
-        if self.learning is None or self._laid is None or not self.is_known:
+        if self.learning is None or self._laid is None:
             return False
         laid, version = self._laid
         if self.range._version == version and not wholly:
+            return False
+        if not self.is_known:  # Asked last: it waits for an accelerator.
             return False
         (low, high), least = self._around_zero(self.range), self._around_zero(laid / 2)
         ends = torch.minimum(low, least[0]), torch.maximum(high, least[1])

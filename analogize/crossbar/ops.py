@@ -79,7 +79,9 @@ class AnalogOp(nn.Module):
         self.region = region
         channels = output_channels(product, array.shape)
         self.array = array
-        self.dac, self.adc = Converter(target.dac, channels), Converter(target.adc, channels)
+        device = array.range.device
+        self.dac = Converter(target.dac, channels, device)
+        self.adc = Converter(target.adc, channels, device)
         self.tile_size, self.cost = target.array, target.cost
         self.tiles = cut(product, array.shape, target)
         self.mode: NoiseMode | None = None

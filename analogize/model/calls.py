@@ -51,8 +51,11 @@ class Call:
 def example_call(example_inputs: Any) -> Call:
     """A call from example inputs: one tensor, a tuple of positional or a mapping of named ones.
 
-    Both together are a tuple of a tuple and a mapping: ``((x,), {"mask": mask})``.
+    Both together are a tuple of a tuple and a mapping: ``((x,), {"mask": mask})``. What is a call
+    already stays one.
     """
+    if isinstance(example_inputs, Call):
+        return example_inputs
     if isinstance(example_inputs, Mapping):
         return Call(kwargs=dict(example_inputs))
     match example_inputs:

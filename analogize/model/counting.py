@@ -31,10 +31,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from analogize.errors import CaptureError
-from analogize.model.calls import Call, example_call
+from analogize.model.calls import Call, device_of, example_call
 from analogize.model.copying import copied
 from analogize.model.running import innermost
 from analogize.model.snapshot import unchanged
+from analogize.model.unfused import unfused
 from analogize.model.work import products
 
 aten = torch.ops.aten
@@ -124,7 +125,7 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
     Raises:
         CaptureError: the model itself fails on the example inputs.
     """
-    call = example_inputs if isinstance(example_inputs, Call) else example_call(example_inputs)
+    call = example_call(example_inputs).to(device_of(model))
     if is_lazy(model):
         model = copied(model)
     counter = _Counter(model, call)
@@ -145,20 +146,16 @@ def census(model: nn.Module, example_inputs: Any) -> Census:
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Within the block ``model`` is in eval mode with a fixed seed; both are restored.
 
-    So are buffers that its forward writes to, whatever the mode. Torch's fused attention, one
-    operator that hides the products in it, is off as well.
+    So are buffers that its forward writes to, whatever the mode. What hides products is off.
     """
     modes = [(m, m.training) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers() if not is_uninitialized(b)]
-    fused = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), unfused():
             torch.manual_seed(0)
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
         for module, training in modes:
             module.training = training
         with torch.no_grad():

@@ -260,6 +260,7 @@ def test_a_learned_range_of_positive_values_holds_zero(make_target: Make) -> Non
 def test_a_learned_range_begins_as_its_grid_lies(
     grid: Any, data: tuple[float, float], ends: tuple[float, float]
 ) -> None:
-    converter = Converter(spec.Converter(bits=8, range=spec.LearnedRange(), grid=grid), 1)
+    settings = spec.Converter(bits=8, range=spec.LearnedRange(), grid=grid)
+    converter = Converter(settings, 1, torch.device("cpu"))
     converter.calibrate(*map(torch.tensor, data))
     assert tuple(converter.range.tolist()) == ends

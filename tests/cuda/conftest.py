@@ -23,6 +23,8 @@ def device() -> torch.device:
     found = torch.device(os.environ.get("ANALOGIZE_TEST_DEVICE", "cuda"))
     if found.type == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    # Products of float32 numbers, as on the CPU, and not of their first 11 bits.
+    torch.backends.cudnn.allow_tf32 = False
     # With an index, as the devices of tensors have one.
     return torch.empty(0, device=found).device
 

