@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Self
 
 from torch import Tensor
 
@@ -46,6 +47,12 @@ class TransposedArray(WeightArray):
     def home(self) -> WeightArray:
         """The array whose cells it reads."""
         return self._home[0]
+
+    def on_cpu(self) -> Self:
+        """As ``WeightArray.on_cpu``, of both sides."""
+        twin = super().on_cpu()
+        twin._home = (self.home.on_cpu(),)
+        return twin
 
     def noisy(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from analogize import analogize, program, read_chip
+from analogize import Target, analogize, program, read_chip
 from analogize.crossbar.given import give
 from analogize.crossbar.ops import operators
 from analogize.targets import load_target, names
@@ -66,6 +68,29 @@ def test_it_takes_the_chip_that_was_read(target: str) -> None:
     give(twin, weight.clone(), chip, 0.0, None, 0, region)
     assert torch.equal(held(twin.chip), expected)
     assert op.array.chip is None
+
+
+def test_both_sides_of_an_array_are_copied() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(8, 20))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(torch.tanh(F.linear(x, self.w)), self.w.t())
+
+    fields: dict[str, Any] = load_target("pcm_8bit").model_dump(by_alias=True)
+    fields["array"] |= {"transposable": True}
+    target = Target.model_validate(fields)
+    x = torch.randn(6, 20)
+    model = analogize(Tied(), target, [x], example_inputs=x).eval()
+    program(model, 7)
+    (array,) = {op.array for op in operators(model) if op.array.home is not op.array}
+    twin = array.on_cpu()
+    assert twin.home is not array.home
+    assert twin.home.chip is None
+    weight = model.get_parameter("w").detach().mT
+    assert torch.equal(twin.draw(weight, 7), held(array.chip))
 
 
 def held(chip: Tensor | None) -> Tensor:
