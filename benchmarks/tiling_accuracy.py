@@ -24,6 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from analogize import analogize
+from analogize.crossbar.digest import weights_digest
 from analogize.data import load_dataset
 from analogize.models import cifar_resnet32
 from analogize.targets.spec import Target
@@ -74,11 +75,19 @@ def trained(path: Path) -> nn.Module:
 
 
 def run(options: argparse.Namespace) -> dict[str, int]:
-    """Every cell that ``options.out`` does not have yet."""
+    """Every cell that ``options.out`` does not have yet.
+
+    Raises:
+        SystemExit: it counts the right answers of another model, or of so many other images.
+    """
     model = trained(options.checkpoint)
     calibration = load_dataset("cifar10", options.data, True, limit=256).batches(128)
     test = load_dataset("cifar10", options.data, False, limit=options.images).batches(100)
-    done: dict[str, int] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    kept = json.loads(options.out.read_text()) if options.out.exists() else {}
+    made = {"images": options.images, "weights": weights_digest(model)}
+    if kept and {name: kept.get(name) for name in made} != made:
+        raise SystemExit(f"{options.out} has another --checkpoint or --images; name another --out")
+    done: dict[str, int] = kept.get("right", {})
     cells = [("digital", None), ("none", target(None, None))]
     cells += [(f"{size}/{bits}", target(size, bits)) for bits in BITS for size in SIZES]
     for name, given in cells:
@@ -86,7 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, int]:
             continue
         done[name] = right(model if given is None else analogize(model, given, calibration), test)
         print(name, done[name], flush=True)
-        options.out.write_text(json.dumps(done, indent=1) + "\n")
+        options.out.write_text(json.dumps(made | {"right": done}, indent=1) + "\n")
     return done
 
 

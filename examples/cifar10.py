@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from comparison import PAPER_ETAS, device_of, options, sgd, trainer
+from settings import claim
 from torch import nn
 
 from analogize import AnalogModule, TrainingNoise, analogize, distill
 from analogize.data import load_dataset
+from analogize.evaluation.data_digest import data_digest
 
 
 def cifar_options(description: str, out: str) -> argparse.ArgumentParser:
@@ -29,10 +31,15 @@ def start(
 
     Returns:
         The clean model, the rewritten one, training and test batches.
+
+    Raises:
+        SystemExit: --out holds results of other settings.
     """
     out = Path(args.out)
     device = device_of(args)
-    images = load_dataset("cifar10", args.data, True, limit=args.limit).to(device)
+    images = load_dataset("cifar10", args.data, True, limit=args.limit)
+    claim(args, "check", "cross", data=data_digest(images))
+    images = images.to(device)
     train = images.batches(128, generator=torch.Generator(), augment=True)
     test = load_dataset("cifar10", args.data, False, limit=args.test_images or args.limit)
     test = test.to(device)

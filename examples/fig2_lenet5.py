@@ -12,7 +12,7 @@ own, and measures where l_var overtakes l_bias for them too, with 20 chips a lev
 
 Writes decomposition.json, information.json, fig2.png, run.json (command, versions, claims) and the
 weights into --out. DIR holds MNIST in torchvision's layout. What is already in --out is not trained
-or measured again, so an interrupted run goes on.
+or measured again, so an interrupted run goes on; other settings want another --out.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from typing import TypeVar
 
 import torch
 from matplotlib.figure import Figure
+from settings import claim, digest
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from analogize import analogize
 from analogize.analyze import Decomposition, Information, bias_variance, mutual_information
 from analogize.data import ImageTensors, load_dataset
+from analogize.evaluation.data_digest import data_digest
 from analogize.models import CaffeLeNet, LeNet5
 from analogize.targets.spec import FixedSNRNoise, Target
 
@@ -49,6 +51,8 @@ TARGET = Target(
     references=("Noisy Machines, section 4.1",),
 )
 
+# Options that choose which files to make; what --weights names counts by its content.
+NAMED = ("crossings", "levels", "information_levels", "weights")
 CROSSING_LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CROSSING_CHIPS = 20
 
@@ -90,12 +94,17 @@ def main() -> None:
     """Train or load, measure every level, draw, write."""
     options = parse()
     network, count, seed = NETWORKS[options.network], options.instances, options.seed
-    out: Path = options.out or Path(network.out)
-    (out / "levels").mkdir(parents=True, exist_ok=True)
+    out: Path = options.out
     torch.set_num_threads(options.threads)
     train = load_dataset("mnist", options.data, train=True)
+    # Levels are kept whole, with their chips.
+    facts = {"data": data_digest(train), "instances": str(count)}
+    claim(options, *NAMED, **facts)
+    (out / "levels").mkdir(exist_ok=True)
     test = load_dataset("mnist", options.data, train=False)
-    model = trained(network, options.weights or out / network.weights, train, options.epochs, seed)
+    weights: Path = options.weights or out / network.weights
+    model = trained(network, weights, train, options.epochs, seed)
+    claim(options, *NAMED, **facts, weights=digest(weights.read_bytes()))
     clean = accuracy(model, test)
     print(f"accuracy without noise: {clean:.2%} (the paper: 99.19%)")
     analog = analogize(model, TARGET, example_inputs=test[0][0].unsqueeze(0))
@@ -151,7 +160,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--information-levels", **levels, help="of panel (b), by default the same")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.out = options.out or Path(NETWORKS[options.network].out)
+    return options
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -19,9 +19,11 @@ from pathlib import Path
 
 import torch
 from comparison import PAPER_ETAS, Comparison, options, sgd, trainer
+from settings import claim
 
 from analogize import TrainingNoise, analogize, distill
 from analogize.data import load_dataset
+from analogize.evaluation.data_digest import data_digest
 from analogize.models import CaffeLeNet, LeNet5
 
 NETWORKS = {"lenet5": LeNet5, "caffe": CaffeLeNet}
@@ -40,6 +42,7 @@ def main() -> None:
         args.etas, args.instances = [0.057, 0.11, 0.2], min(args.instances, 10)
     out = Path(args.out)
     data = partial(load_dataset, "mnist", args.data, limit=args.limit, download=args.download)
+    claim(args, data=data_digest(data(True)))
     train = data(True).batches(128, generator=torch.Generator())
     test = data(False, limit=args.test_images or args.limit).batches(250)
     fit = partial(distill, train=train, val=test, alpha=0.0, chips=0, seed=args.seed)

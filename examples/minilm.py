@@ -29,6 +29,7 @@ from docstrings import pairs
 from minilm_model import LENGTH, Sentence, load
 from minilm_settings import devices, remedies, stages, trained_for
 from scipy.stats import spearmanr
+from settings import claim
 from torch import Tensor, nn
 
 from analogize import (
@@ -41,6 +42,8 @@ from analogize import (
     one_pass,
     program,
 )
+from analogize.crossbar.digest import weights_digest
+from analogize.evaluation.data_digest import data_digest
 from analogize.evaluation.intervals import t_interval
 
 CALIBRATION, BATCH = 64, 16
@@ -282,7 +285,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     model, tokens = load(options.tiny)
-    study = Study(options.out / "results.json", model, Texts.made(tokens, options.pairs))
+    texts = Texts.made(tokens, options.pairs)
+    facts = {"data": data_digest(texts.held), "model": weights_digest(model)}
+    claim(options, "chips", "parts", "only", "steps", **facts)
+    study = Study(options.out / "results.json", model, texts)
     untrained(study, model, options)
     if options.steps:
         distilled(study, model, options)

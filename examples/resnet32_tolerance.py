@@ -29,7 +29,8 @@ bootstrap that draws chips and images anew. --images train measures on training 
 remedy uses, which is where choices are made. Done cells and trainings are not repeated, so several
 of these commands with the same --out share the work; each ends with the table of all cells. Files
 are named by settings, so that what others have made is never taken for a cell; those that are not
-in a name want another --out: --weights, --data, --limit, --target, --precision, --gradient-clip.
+in a name want another --out, and are refused in this one: --weights, --data, --limit, --target,
+--precision, --gradient-clip.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ import numpy as np
 import torch
 from cifar10 import cifar_options
 from comparison import History, compiled, sgd, trainer
+from settings import claim
 from tolerance_table import summarise
 from torch import Tensor, nn
 
@@ -59,6 +61,7 @@ from analogize import (
     evaluate,
 )
 from analogize.data import load_dataset
+from analogize.evaluation.data_digest import data_digest
 from analogize.models import cifar_resnet32
 from analogize.targets import load_target
 
@@ -73,13 +76,29 @@ REMEDIES = (
     "matched refitted",
     "adapted",
 )
+# What names the files of trainings and cells, or says which of them to make.
+NAMED = (
+    "range",
+    "clipped_epochs",
+    "epochs",
+    "lr",
+    "eta",
+    "temperature",
+    "seed",
+    "trainings",
+    "remedies",
+    "ends",
+    "steps",
+    "images",
+    "test_images",
+)
 
 
 def main() -> None:
     """Train what is yet to be trained, measure what is yet to be measured, print the table."""
     args = arguments()
-    Path(args.out).mkdir(parents=True, exist_ok=True)
     data = Data(args)
+    claim(args, *NAMED, data=data_digest(data.train.data))
     reference(args, data)
     for training in args.trainings:
         kept = train(args, data, training).state_dict()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from comparison import Comparison, options, sgd, trainer
+from settings import claim
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 from torchvision.models import get_model
@@ -23,6 +24,7 @@ from torchvision.models import get_model
 from analogize import TrainingNoise, analogize, distill
 from analogize.data import IMAGENET
 from analogize.demo.image_folder import spread
+from analogize.evaluation.data_digest import data_digest
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     args = parser.parse_args()
     train, test, classes = loaders(args)
+    claim(args, data=data_digest(test))
     weights = "IMAGENET1K_V1" if args.weights is None else None
     model = get_model("resnet50", weights=weights, num_classes=None if weights else classes)
     if args.weights not in (None, "none"):

@@ -67,6 +67,10 @@ def test_assign_may_leave_nothing_analog(
     assert all("drop, nothing digital" in check for check in found["fresh_chips"].values())
 
 
+def other_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: 2 * value for name, value in state.items()}
+
+
 def test_fig2(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     arguments = ["--data", str(mnist), "--network", "wide", "--out", str(out), "--epochs", "1"]
@@ -84,3 +88,8 @@ def test_fig2(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run(monkeypatch, "fig2_lenet5.py", *arguments)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert json.loads((out / "run.json").read_text()) == found
+    # Another training, or other chips, would be reported with these figures.
+    for other in (["--instances", "5"], ["--seed", "1"], ["--weights", str(out / "other.pt")]):
+        torch.save(other_weights(trained), out / "other.pt")
+        with pytest.raises(SystemExit, match=f"{other[0].strip('-')} was"):
+            run(monkeypatch, "fig2_lenet5.py", *arguments, *other)

@@ -32,3 +32,6 @@ def test_the_recipe_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert results["remedies"]["as it is"]["off"]["cosine"] <= 1
     runpy.run_path(str(EXAMPLE), run_name="__main__")  # everything is there
     assert json.loads((tmp_path / "results.json").read_text()) == results
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--times", "1 day"])
+    with pytest.raises(SystemExit, match="--times was"):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")

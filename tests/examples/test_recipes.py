@@ -84,6 +84,9 @@ def test_lenet5(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert rows(first) == THREE_WAYS
     # The same command again finds everything done, and the same numbers.
     assert run(monkeypatch, *arguments)["rows"] == first["rows"]
+    # Its checkpoints would go on along a schedule of another length.
+    with pytest.raises(SystemExit, match="--epochs was 1, not 2"):
+        run(monkeypatch, *arguments, "--epochs", "2")
 
 
 def test_resnet32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +106,8 @@ def test_resnet32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found["tolerance"]) == set(names)  # type: ignore[call-overload]
     for file, time in before.items():
         assert (out / file).stat().st_mtime_ns == time, f"{file} was trained again"
+    with pytest.raises(SystemExit, match=r"--gradient-clip was None, not 1\.0"):
+        run(monkeypatch, "resnet32_options.py", out, *arguments, "--gradient-clip", "1")
 
 
 def test_resnet32_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +139,10 @@ def test_resnet32_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(len(row["values"]) for row in found(*one, "--instances", "3"))[-2:] == [2, 3]
     again = [file.stem for file in before if file.stat().st_mtime_ns != before[file]]
     assert [name.endswith("all-analog-as-is-test20-0.05") for name in again] == [True]
+    # Nor what another clean model led to.
+    torch.save(cifar_resnet32().state_dict(), weights)
+    with pytest.raises(SystemExit, match="--weights was a file with digest"):
+        found(*one)
 
 
 @pytest.mark.parametrize(
