@@ -15,12 +15,13 @@ from torch.autograd.graph import increment_version
 from analogize.crossbar import noise
 from analogize.crossbar.array import WeightArray
 from analogize.crossbar.chip_data import Chip
+from analogize.crossbar.fitted import tell_of_another_chip
 from analogize.crossbar.given import give, require_fitting
 from analogize.crossbar.located import Located, located
 from analogize.crossbar.ops import AnalogOp, NoiseMode, operators
 from analogize.crossbar.region import Region
 from analogize.crossbar.seeds import integer, untied
-from analogize.crossbar.stale import tell_of_stale_ranges, tell_of_stale_sides
+from analogize.crossbar.stale import tell_of_stale_ranges
 from analogize.crossbar.witness import Witness
 from analogize.devices.times import require_time, seconds
 from analogize.errors import ChipError
@@ -59,7 +60,8 @@ def program(
     seed at another ``drift_time`` is the same chip, read later. In a bigger module a region's name
     begins with the path of its part (``regions(model)``): programmed there, the part is another
     chip than programmed alone, and two parts are never the same chip. What ``recalibrate`` or
-    ``adapt`` fitted on one chip is kept, and a warning says so of a chip or time that is another.
+    ``adapt`` fitted on one chip is kept, also in files of ``save``, and a warning says so of a chip
+    or time that is another.
 
     Args:
         model: a rewritten model, or any module with rewritten parts.
@@ -116,7 +118,7 @@ def program(
         # Half of this chip and half of the one before are none.
         erase(model)
         raise
-    tell_of_stale_sides((found.op, found.op.array.origin) for found in ops)
+    tell_of_another_chip(model, [(found, found.op.array.origin) for found in ops])
     if any(op.training and op.mode is None for op, _, _ in ops):
         warnings.warn(
             f"{type(model).__name__} is in train mode, where it draws fresh noise and does not use "

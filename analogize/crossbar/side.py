@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from analogize.crossbar.origin import digest_of
 from analogize.product import Convolution, Linear, Product, output_channels
-
-if TYPE_CHECKING:
-    from analogize.crossbar.chip_data import ArrayData
-    from analogize.crossbar.conductances import Drawn
 
 
 class DigitalSide(nn.Module):
@@ -28,8 +25,8 @@ class DigitalSide(nn.Module):
         offset: one addend an output channel, float32 (C).
         down: weights shaped as the array's with R instead of C output channels, or None.
         up: (C, R), or None.
-        made_on: the origin of the chip that it was made on; None for one made without a chip, and
-            for one that was loaded.
+        made_on: digest of the chip that it was made on; None for one made without a chip, and for
+            one that came with a state dict, which does not say.
         is_told: whether a warning said that another chip is programmed now.
     """
 
@@ -41,7 +38,7 @@ class DigitalSide(nn.Module):
     def __init__(self, product: Product, shape: torch.Size, device: torch.device) -> None:
         super().__init__()
         self.product = product
-        self.made_on: Drawn | ArrayData | None = None
+        self.made_on: str | None = None
         self.is_told = False
         channels = output_channels(product, shape)
         self.register_buffer("scale", torch.ones(channels, device=device))
@@ -78,6 +75,7 @@ class DigitalSide(nn.Module):
             # Torch loads into a buffer that is there, and this one may not be.
             stored = state_dict.get(prefix + name)
             setattr(self, name, None if stored is None else torch.empty_like(stored))
+        self.made_on, self.is_told = None, False
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -103,4 +101,4 @@ def make_side(
     if op.side is None and (state_dict is None or prefix + "side.scale" in state_dict):
         op.side = DigitalSide(op.product, op.array.shape, op.array.range.device)
         if state_dict is None and op.uses_chip:
-            op.side.made_on = op.array.origin
+            op.side.made_on = digest_of(op.array.origin)

@@ -1,10 +1,9 @@
-"""What was found for other weights, or for another chip, and is used still.
+"""Ranges that were found for other weights, and are used still.
 
 Ranges are fixed once, on purpose: training keeps its weights inside (``clip_weights``). Where
 weights become others in one step (PEFT's ``merge_and_unload``, ``weight.data = ...``), the former
 range clips most of what is new. No counter tells of such writes, so a few of the weights are
 compared with those of the call before, and all of them are looked at where these differ.
-Digital corrections that were fitted on one chip belong to it, and another chip has other errors.
 """
 
 from __future__ import annotations
@@ -14,13 +13,10 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from analogize.crossbar.blocks import blocks
-from analogize.crossbar.chip_data import ArrayData
-from analogize.crossbar.conductances import Drawn
 from analogize.crossbar.weight_range import find_range
 from analogize.errors import PassError
 from analogize.model.one_pass import running_pass
@@ -72,42 +68,6 @@ def tell_of_new_weights(op: AnalogOp, weight: Tensor) -> None:
 def tell_of_stale_ranges(found: Iterable[tuple[AnalogOp, Tensor]]) -> None:
     """Warn of every region of ``found`` whose weight, if it is whole, lies outside of its range."""
     _tell(found)
-
-
-def tell_of_stale_sides(found: Iterable[tuple[AnalogOp, Drawn | ArrayData | None]]) -> None:
-    """Warn, once for each, of digital sides that were fitted on another chip than this one.
-
-    Args:
-        found: operators, each with the origin of its part of the chip.
-    """
-    told = []
-    for op, origin in found:
-        side = op.side
-        if side is None or side.made_on is None or side.is_told or origin is None:
-            continue
-        if _is_other(side.made_on, origin):
-            side.is_told = True
-            told.append(f"'{op.region.name}'")
-    if told:
-        logger.warning(
-            "what recalibrate() or adapt() fitted on one chip stays beside the arrays of another "
-            "(%s): call it again on this chip, or go back to the model as it was before",
-            ", ".join(told[:3]) + (", ..." if len(told) > 3 else ""),
-        )
-
-
-def _is_other(one: Drawn | ArrayData, other: Drawn | ArrayData) -> bool:
-    """Whether they are two chips, or one at two times; measured ones by what was measured."""
-    if isinstance(one, Drawn) and isinstance(other, Drawn):
-        return one.reading != other.reading
-    if isinstance(one, Drawn) or isinstance(other, Drawn):
-        return True
-    pairs = ((one.conductances, other.conductances), (one.deviation, other.deviation))
-    return any(
-        (a is None) != (b is None)
-        or (a is not None and b is not None and not np.array_equal(a, b, equal_nan=True))
-        for a, b in pairs
-    )
 
 
 def _tell(found: Iterable[tuple[AnalogOp, Tensor]]) -> bool:

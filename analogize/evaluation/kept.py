@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from analogize.crossbar.fitted import MARK
 from analogize.crossbar.ops import operators
 
 
@@ -20,7 +21,9 @@ class Kept:
 
     def __init__(self, model: nn.Module) -> None:
         tensors: list[Tensor] = [p for _, p in digital_parameters(model)]
-        tensors += [b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()]
+        self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        self._marks = [m.__dict__.get(MARK) for m in self._norms]
+        tensors += [b for m in self._norms for b in m.buffers()]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._sides = [(op, op.side) for op in operators(model)]
 
@@ -32,6 +35,10 @@ class Kept:
                 tensor.copy_(before)
         for op, side in self._sides:
             op.side = side
+        for norm, mark in zip(self._norms, self._marks, strict=True):
+            norm.__dict__.pop(MARK, None)
+            if mark is not None:
+                norm.__dict__[MARK] = mark
 
     def __enter__(self) -> Kept:
         return self

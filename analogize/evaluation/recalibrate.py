@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from analogize.crossbar.fitted import chip_of, mark
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.crossbar.side import make_side
 from analogize.errors import CalibrationError
@@ -146,16 +147,26 @@ def _recalibrate(
             "nothing to recalibrate; with a teacher, every operator gets a scale and an offset"
         )
     kept = Kept(model)
+    means = [_mean(norm).clone() for norm in layers]
     try:
         with torch.no_grad(), evaluating(model), ExitStack() as hooks:
             counts = [_follow(hooks, norm, shrink) for norm in layers]
             counts += [_match(hooks, op, wanted, shrink) for op, wanted in matched]
             run_batches(model, batches)
+            chip = chip_of(model)
         _require_finite(model)
+        for norm, before in zip(layers, means, strict=True):
+            if not torch.equal(_mean(norm), before):
+                mark(norm, chip)
     except BaseException:
         kept.restore()
         raise
     return sum(bool(count) for count in counts)
+
+
+def _mean(norm: _BatchNorm) -> Tensor:
+    assert norm.running_mean is not None, "norms() asks for it"
+    return norm.running_mean
 
 
 def _follow(hooks: ExitStack, norm: _BatchNorm, shrink: bool) -> list[int]:

@@ -90,6 +90,8 @@ class Manifest(_Record):
         extra: entries of the state dict that are no tensors.
         parts: every rewritten module.
         chips: what is known of the programmed arrays, by number; empty where none was saved.
+        fitted: paths of operators and BatchNorm layers that were fitted on a chip, each with
+            digests of it.
     """
 
     format: Literal[1] = FORMAT
@@ -102,3 +104,4 @@ class Manifest(_Record):
     extra: Mapping[str, Any] = {}
     parts: tuple[Part, ...]
     chips: Mapping[int, Chip] = {}
+    fitted: Mapping[str, tuple[str, ...]] = {}

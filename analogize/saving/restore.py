@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analogize.api import analogize
+from analogize.crossbar.fitted import take_fits
 from analogize.crossbar.ops import operators
 from analogize.devices.custom import resolve
 from analogize.errors import AnalogizeError, SavingError
@@ -95,6 +96,10 @@ def rebuilt(
     for part, target in zip(manifest.parts, targets, strict=True):
         fresh = _rewritten(fresh, part, target, tensors, example_inputs, path)
     _load_all(fresh, state | dict(manifest.extra), path)
+    try:
+        take_fits(fresh, manifest.fitted)
+    except (AttributeError, ValueError) as cause:
+        raise SavingError(f"{path}: its manifest is damaged: fitted: {cause}") from cause
     hold_chip(fresh, manifest, tensors, path, allow_functions)
     return fresh.train(manifest.training)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogize.crossbar.fitted import fits
 from analogize.crossbar.ops import AnalogOp, operators
 from analogize.errors import SavingError
 from analogize.model.module import AnalogModule, Report
@@ -100,6 +101,7 @@ def _described(
         extra=extra,
         parts=described,
         chips=chips,
+        fitted=fits(model),
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from analogize import (
     Adaptation,
     AnalogModule,
+    Chip,
     Recalibration,
     adapt,
     analogize,
@@ -27,6 +29,8 @@ from analogize import (
     recalibrate,
     save,
 )
+from analogize.errors import CalibrationError, SavingError
+from analogize.saving.container import read, write
 
 DATA = [torch.randn(32, 6, generator=torch.Generator().manual_seed(k)) for k in range(2)]
 LABELLED = [(x, x[:, :3].argmax(1)) for x in DATA]
@@ -34,6 +38,15 @@ LABELLED = [(x, x[:, :3].argmax(1)) for x in DATA]
 
 def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+
+
+def with_norm() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3)).eval()
+
+
+def pickled(model: nn.Module) -> nn.Module:
+    return cast(nn.Module, pickle.loads(pickle.dumps(model)))
 
 
 @pytest.fixture
@@ -137,14 +150,137 @@ def test_a_file_of_another_chip_is_told(
         assert len(told()) == count
 
 
-def test_a_loaded_model_does_not_know(
-    model: AnalogModule, told: Callable[[], list[str]], tmp_path: Path
+@pytest.mark.parametrize("chip", [False, True])
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_loaded_model_knows(
+    model: AnalogModule,
+    told: Callable[[], list[str]],
+    tmp_path: Path,
+    chip: bool,
+    measured: bool,
+) -> None:
+    first: int | Chip = read_chip(model) if measured else 1
+    program(model, first)
+    fit_by_recalibrate(model)
+    save(model, tmp_path / "model.safetensors", chip=chip)
+    again = load(tmp_path / "model.safetensors", network()).eval()
+    program(again, first)
+    assert told() == []
+    program(again, 2)
+    assert len(told()) == 1
+
+
+@pytest.mark.parametrize("told_of", [{"nowhere": ("a",)}, {"0.analog": ()}])
+def test_a_damaged_record_is_refused(
+    model: AnalogModule, tmp_path: Path, told_of: dict[str, tuple[str, ...]]
 ) -> None:
     fit_by_recalibrate(model)
-    save(model, tmp_path / "model.safetensors")
-    again = load(tmp_path / "model.safetensors", network())
-    program(again.eval(), 2)
+    file = save(model, tmp_path / "model.safetensors")
+    manifest, tensors = read(file)
+    write(file, tensors, manifest.model_copy(update={"fitted": told_of}))
+    with pytest.raises(SavingError, match="manifest is damaged: fitted"):
+        load(file, network())
+
+
+def test_what_a_state_dict_brings_is_of_no_known_chip(
+    model: AnalogModule, told: Callable[[], list[str]]
+) -> None:
+    other = copy.deepcopy(model)
+    program(other, 2)
+    fit_by_recalibrate(other)
+    fit_by_recalibrate(model)
+    model.load_state_dict(other.state_dict())
+    program(model, 2)
     assert told() == []
+
+
+class TestBatchNorm:
+    @pytest.fixture
+    def normed(self) -> AnalogModule:
+        found = analogize(with_norm(), "pcm_joshi2020", DATA).eval()
+        program(found, 1)
+        recalibrate(found, DATA, shrink=False)
+        return found
+
+    def test_statistics_of_another_chip_are_told_once(
+        self, normed: AnalogModule, told: Callable[[], list[str]]
+    ) -> None:
+        program(normed, 1)
+        assert told() == []
+        program(normed, 1, drift_time="1 day")
+        (message,) = told()
+        assert "'1'" in message
+        program(normed, 2)
+        assert told() == []
+        recalibrate(normed, DATA, shrink=False)
+        program(normed, 3)
+        assert len(told()) == 1
+
+    @pytest.mark.parametrize("way", [copy.deepcopy, torch.nn.Module.double, pickled])
+    def test_copies_know_too(
+        self,
+        normed: AnalogModule,
+        told: Callable[[], list[str]],
+        way: Callable[[nn.Module], nn.Module],
+    ) -> None:
+        again = way(normed)
+        program(again, 1)
+        assert told() == []
+        program(again, 2)
+        assert len(told()) == 1
+
+    def test_a_loaded_model_knows(
+        self, normed: AnalogModule, told: Callable[[], list[str]], tmp_path: Path
+    ) -> None:
+        save(normed, tmp_path / "model.safetensors")
+        again = load(tmp_path / "model.safetensors", with_norm()).eval()
+        program(again, 1)
+        assert told() == []
+        export_onnx(again, tmp_path / "model.onnx", DATA[0], noise=2)
+        assert len(told()) == 1
+
+    @pytest.mark.parametrize("how", ["trained", "loaded", "averaged over noise", "without noise"])
+    def test_statistics_of_no_chip_are_not_told(
+        self, normed: AnalogModule, told: Callable[[], list[str]], how: str
+    ) -> None:
+        if how == "trained":
+            normed.train()
+            normed(DATA[0])
+            normed.eval()
+        elif how == "loaded":
+            normed.load_state_dict(analogize(with_norm(), "pcm_joshi2020", DATA).state_dict())
+        else:
+            with noise_mode(normed, "off" if how == "without noise" else "fresh"):
+                recalibrate(normed, DATA, shrink=False)
+        program(normed, 2)
+        assert told() == []
+
+    def test_an_evaluation_leaves_no_mark_and_tells_of_what_stays(
+        self, normed: AnalogModule, told: Callable[[], list[str]]
+    ) -> None:
+        plain = analogize(with_norm(), "pcm_joshi2020", DATA).eval()
+        for model, count in ((plain, 0), (normed, 1)):
+            remedy = Recalibration(DATA, shrink=False)
+            evaluate(model, LABELLED, score, None, 3, recalibration=remedy, progress=False)
+            evaluate(model, LABELLED, score, None, 3, progress=False)
+            assert len(told()) == count
+
+    def test_in_a_bigger_model_the_chip_is_another(
+        self, normed: AnalogModule, told: Callable[[], list[str]]
+    ) -> None:
+        program(nn.Sequential(normed, nn.Linear(3, 3)), 1)
+        assert len(told()) == 1
+
+    def test_a_failed_recalibration_changes_no_mark(
+        self, normed: AnalogModule, told: Callable[[], list[str]]
+    ) -> None:
+        program(normed, 1)
+        with pytest.raises(CalibrationError):
+            recalibrate(normed, [DATA[0] * float("nan")], shrink=False)
+        program(normed, 1)
+        assert told() == []
+        program(normed, 2)
+        assert len(told()) == 1
 
 
 def score(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from analogize.crossbar.fitted import tell_of_another_chip
 from analogize.crossbar.located import located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.ops import operators as all_operators
@@ -141,6 +142,9 @@ def export_onnx(
         # Integer kernels take 8-bit operands only.
         storage = "int8"
     named = {found.op: found for found in located(model)}
+    if kind == "programmed" and seed is not None:
+        chip = [(f, f.op.array.origin_of(seed, f.array)) for f in named.values()]
+        tell_of_another_chip(model, chip)
     widths = code_widths(opset, arithmetic)
     plans = plan_regions([named[op] for op in operators], kind, seed, storage, widths)
     exact_batchnorm = kind == "none" and all(p.max_accumulator is not None for p in plans)

@@ -13,7 +13,6 @@ from analogize.crossbar.chip import weight_of
 from analogize.crossbar.located import Located
 from analogize.crossbar.ops import AnalogOp
 from analogize.crossbar.region import Region
-from analogize.crossbar.stale import tell_of_stale_sides
 from analogize.devices.compensation import is_of_tiles
 from analogize.errors import CalibrationError, ExportError
 from analogize.onnx.writing.body import Array
@@ -81,8 +80,6 @@ def plan_regions(
     stored: dict[int, Stored] = {}
     plans: list[RegionPlan] = []
     names = _unique([found.region.name for found in operators])
-    if noise == "programmed" and seed is not None:
-        tell_of_stale_sides((op, op.array.origin_of(seed, array)) for op, _, array in operators)
     for name, (op, region, array) in zip(names, operators, strict=True):
         _require_exportable(op, noise)
         key = id(op.array)
