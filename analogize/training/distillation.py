@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, distributed, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from analogize.crossbar.chip import clip_weights, erase, noise_level, noise_mode, program
 from analogize.crossbar.digest import target_digest
@@ -31,11 +29,9 @@ from analogize.training.diagnose import first_non_finite
 from analogize.training.features import feature_loss, recording, shared_regions
 from analogize.training.objective import Loss, Objective
 from analogize.training.reseed import reseed, step_normal
+from analogize.training.schedule import MakeOptimizer, MakeScheduler, cosine, require_whole, sgd
 from analogize.training.teacher import Teacher, clean, require_pair
 from analogize.training.training_noise import TrainingNoise
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-MakeScheduler = Callable[[Optimizer], LRScheduler]
 
 
 class Distillation(L.LightningModule):
@@ -146,16 +142,11 @@ class Distillation(L.LightningModule):
         self._reseed_data(self._loaded_epoch)
         drop_copies(self.student)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
-        make = self._make_optimizer or _sgd
+        make = self._make_optimizer or sgd
         optimizer = make(parameters)
         if self._make_scheduler is not None:
             return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        cosine = CosineAnnealingLR(optimizer, steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": cosine, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer)}
 
     def _pass(self, call: Call, labels: Any, soft: Any, wanted: dict[str, Tensor]) -> Tensor:
         """The loss of one forward pass of the student."""
@@ -261,6 +252,11 @@ class Distillation(L.LightningModule):
         self._teacher.to(self.device)
         self._project()
 
+    def on_train_start(self) -> None:
+        """Refuse a checkpoint whose schedule is of another length, where it is the default one."""
+        if self._make_scheduler is None:
+            require_whole(self.lr_schedulers(), self.trainer)
+
     def on_train_epoch_start(self) -> None:
         """Seed what shuffles this epoch's data, where its iterator is yet to be made."""
         if self.current_epoch > self._loaded_epoch:
@@ -340,7 +336,3 @@ class Distillation(L.LightningModule):
             "noise": repr(self.noise).replace(", eta_start=0.0", ""),
             "seed": self.seed,
         }
-
-
-def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return SGD(parameters, lr=0.01, momentum=0.9, weight_decay=1e-4)

@@ -25,8 +25,9 @@ from analogize.errors import TrainingError
 from analogize.model.calls import device_of
 from analogize.targets.spec import Target
 from analogize.training.checkpoint import Checkpoint, existing, restoring
-from analogize.training.distillation import Distillation, MakeOptimizer, MakeScheduler
+from analogize.training.distillation import Distillation
 from analogize.training.objective import Loss
+from analogize.training.schedule import MakeOptimizer, MakeScheduler
 from analogize.training.shrinking import ShrinkingRanges
 from analogize.training.training_noise import TrainingNoise
 
@@ -85,7 +86,7 @@ def distill(
         chips: programmed chips in each validation.
         seed: seeds everything that the run draws.
         resume: a checkpoint file of any name, written after every epoch and, where it exists,
-            continued.
+            continued; with the default schedule, by a run of as many steps.
         trainer: anything that ``lightning.Trainer`` takes: ``accelerator``, ``devices``,
             ``num_nodes``, ``strategy``, ``precision``, ``accumulate_grad_batches``, ``logger``,
             ``callbacks``, ...; one device, and neither logger nor checkpoints, by default. With
