@@ -23,13 +23,15 @@ from analogize.model.parts import report_of
 from analogize.model.scores import scored
 from analogize.model.sharding import drop_copies, has_shards, shard
 from analogize.saving.lightning import add_description
+from analogize.training import schedule
+from analogize.training.averaging import decay_of
 from analogize.training.batches import batch_size, unpack
 from analogize.training.checkpoint import naming_unfit_state
 from analogize.training.diagnose import first_non_finite
 from analogize.training.features import feature_loss, recording, shared_regions
 from analogize.training.objective import Loss, Objective
 from analogize.training.reseed import reseed, step_normal
-from analogize.training.schedule import MakeOptimizer, MakeScheduler, cosine, require_whole, sgd
+from analogize.training.schedule import MakeOptimizer, MakeScheduler
 from analogize.training.teacher import Teacher, clean, require_pair
 from analogize.training.training_noise import TrainingNoise
 
@@ -97,6 +99,7 @@ class Distillation(L.LightningModule):
         self.noise = noise or TrainingNoise()
         self.chips, self.seed = (chips if operators(student) else 0), integer(seed, TrainingError)
         self._loaded_epoch = 0
+        self._asked: schedule.Settings = []
 
     # ------------------------------------------------------------------ training
 
@@ -142,11 +145,10 @@ class Distillation(L.LightningModule):
         self._reseed_data(self._loaded_epoch)
         drop_copies(self.student)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
-        make = self._make_optimizer or sgd
-        optimizer = make(parameters)
-        if self._make_scheduler is not None:
-            return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer)}
-        return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer)}
+        optimizer, own = (self._make_optimizer or schedule.sgd)(parameters), self._make_scheduler
+        made = schedule.cosine(optimizer, self.trainer) if own is None else own(optimizer)
+        self._asked = schedule.settings(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": made}
 
     def _pass(self, call: Call, labels: Any, soft: Any, wanted: dict[str, Tensor]) -> Tensor:
         """The loss of one forward pass of the student."""
@@ -253,9 +255,12 @@ class Distillation(L.LightningModule):
         self._project()
 
     def on_train_start(self) -> None:
-        """Refuse a checkpoint whose schedule is of another length, where it is the default one."""
-        if self._make_scheduler is None:
-            require_whole(self.lr_schedulers(), self.trainer)
+        """Refuse a checkpoint that was trained by other steps than are asked for.
+
+        Raises:
+            TrainingError: its learning rate, weight decay or default schedule is another.
+        """
+        schedule.require_same_steps(self._asked, self.trainer, self._make_scheduler is None)
 
     def on_train_epoch_start(self) -> None:
         """Seed what shuffles this epoch's data, where its iterator is yet to be made."""
@@ -298,6 +303,8 @@ class Distillation(L.LightningModule):
         before, now = checkpoint.get("analogize"), self._settings()
         if not isinstance(before, Mapping):
             raise TrainingError("the checkpoint was not written by analogize's distillation")
+        # Checkpoints from before do not say it.
+        before = {"ema": now["ema"], **before}
         different = [
             f"{key} {before.get(key)!r} instead of {value!r}"
             for key, value in now.items()
@@ -335,4 +342,5 @@ class Distillation(L.LightningModule):
             # As it was before there was a start, for checkpoints from then.
             "noise": repr(self.noise).replace(", eta_start=0.0", ""),
             "seed": self.seed,
+            "ema": decay_of(self.trainer),
         }

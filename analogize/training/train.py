@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import distributed, nn
 
@@ -24,6 +24,7 @@ from analogize.crossbar.ops import operators
 from analogize.errors import TrainingError
 from analogize.model.calls import device_of
 from analogize.targets.spec import Target
+from analogize.training.averaging import Average
 from analogize.training.checkpoint import Checkpoint, existing, restoring
 from analogize.training.distillation import Distillation
 from analogize.training.objective import Loss
@@ -117,7 +118,7 @@ def distill(
     )
     path = None if resume is None else existing(resume)
     keeper = None if resume is None else Checkpoint(Path(resume))
-    average = None if ema is None else _Average(decay=ema)
+    average = None if ema is None else Average(ema)
     with _quiet():
         runner = _trainer(trainer, epochs, [c for c in (average, keeper) if c is not None])
     homes = [(m, device_of(m)) for m in (student, teacher) if m is not None]
@@ -219,24 +220,6 @@ class _Batches:
 
 def _loader(data: Iterable[Any] | None) -> Any:
     return _Batches(data) if isinstance(data, list | tuple) else data
-
-
-class _Average(EMAWeightAveraging):
-    """Leaves the average in the model of a run that had nothing left to do, too.
-
-    Lightning resumes with the weights of the last step, and puts the average in their place only at
-    the end of a training that has at least one step.
-    """
-
-    _handed_over = False
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        self._handed_over = True
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._handed_over:
-            self.on_train_end(trainer, pl_module)
 
 
 @contextmanager

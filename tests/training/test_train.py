@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ConstantLR, ExponentialLR
+from torch.optim.lr_scheduler import ConstantLR
 from torch.utils.data import DataLoader
 
 from analogize import (
@@ -197,52 +197,6 @@ class TestCheckpoint:
         for one in (student, again):
             distill(one, teacher, batches(), epochs=2, resume=tmp_path / "run.ckpt", **QUIET)
         assert same(weights(student), weights(again))
-
-    @pytest.mark.parametrize(("epochs", "count"), [(3, 6), (2, 4)])
-    def test_a_schedule_of_another_length_is_refused(
-        self, student: AnalogModule, teacher: nn.Module, tmp_path: Path, epochs: int, count: int
-    ) -> None:
-        file = tmp_path / "run.ckpt"
-
-        class Killed(L.Callback):
-            def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-                if trainer.current_epoch == 1:
-                    raise InterruptedError
-
-        with pytest.raises(InterruptedError):
-            distill(
-                student, teacher, batches(), epochs=2, resume=file, callbacks=[Killed()], **QUIET
-            )
-        before, kept = weights(student), file.read_bytes()
-        with pytest.raises(TrainingError, match=rf"over 12 steps.*has {epochs * count}") as raised:
-            distill(student, teacher, batches(count), epochs=epochs, resume=file, **QUIET)
-        assert str(file) in str(raised.value)
-        assert same(before, weights(student))
-        assert file.read_bytes() == kept
-        distill(student, teacher, batches(), epochs=2, resume=file, **QUIET)
-
-    def test_a_longer_run_goes_on_along_a_schedule_of_its_own(
-        self, student: AnalogModule, teacher: nn.Module, tmp_path: Path
-    ) -> None:
-        rates: list[float] = []
-
-        class Rates(L.Callback):
-            def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-                rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-        halved = partial(ExponentialLR, gamma=0.5)
-        for epochs in (1, 3):
-            distill(
-                student,
-                teacher,
-                batches(),
-                epochs=epochs,
-                scheduler=halved,
-                resume=tmp_path / "run.ckpt",
-                callbacks=[Rates()],
-                **QUIET,
-            )
-        assert rates == pytest.approx([0.01, 0.005, 0.0025])
 
     def test_nothing_is_written_unless_asked(
         self,
