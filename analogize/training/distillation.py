@@ -99,7 +99,7 @@ class Distillation(L.LightningModule):
         self.noise = noise or TrainingNoise()
         self.chips, self.seed = (chips if operators(student) else 0), integer(seed, TrainingError)
         self._loaded_epoch = 0
-        self._asked: schedule.Settings = []
+        self._former = schedule.Former()
 
     # ------------------------------------------------------------------ training
 
@@ -139,7 +139,11 @@ class Distillation(L.LightningModule):
         self._project()
 
     def configure_optimizers(self) -> Any:
-        """SGD with a cosine decay to 0 unless the caller brought others."""
+        """SGD with a cosine decay to 0 unless the caller brought others.
+
+        Raises:
+            TrainingError: they are not those of the checkpoint to go on from.
+        """
         # Counting the steps makes the first epoch's iterator, before on_train_epoch_start could
         # seed it, and once only: seeding between the two would split the epoch's stream.
         self._reseed_data(self._loaded_epoch)
@@ -147,7 +151,7 @@ class Distillation(L.LightningModule):
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         optimizer, own = (self._make_optimizer or schedule.sgd)(parameters), self._make_scheduler
         made = schedule.cosine(optimizer, self.trainer) if own is None else own(optimizer)
-        self._asked = schedule.settings(optimizer)
+        schedule.require_same_steps(self._former, optimizer, self.trainer, own is None)
         return {"optimizer": optimizer, "lr_scheduler": made}
 
     def _pass(self, call: Call, labels: Any, soft: Any, wanted: dict[str, Tensor]) -> Tensor:
@@ -254,14 +258,6 @@ class Distillation(L.LightningModule):
         self._teacher.to(self.device)
         self._project()
 
-    def on_train_start(self) -> None:
-        """Refuse a checkpoint that was trained by other steps than are asked for.
-
-        Raises:
-            TrainingError: its learning rate, weight decay or default schedule is another.
-        """
-        schedule.require_same_steps(self._asked, self.trainer, self._make_scheduler is None)
-
     def on_train_epoch_start(self) -> None:
         """Seed what shuffles this epoch's data, where its iterator is yet to be made."""
         if self.current_epoch > self._loaded_epoch:
@@ -317,6 +313,7 @@ class Distillation(L.LightningModule):
             )
         self._require_fitting(checkpoint.get("state_dict"))
         self._loaded_epoch = int(checkpoint.get("epoch", -1)) + 1
+        self._former = schedule.former(checkpoint)
 
     def _require_fitting(self, saved: Any) -> None:
         """Name the first tensor that student and checkpoint disagree about."""

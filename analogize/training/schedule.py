@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,6 @@ from analogize.errors import TrainingError
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
-Settings = list[dict[str, float]]
 # Where a schedule starts from is kept beside the learning rate of the step.
 _ASKED = {"initial_lr": "first learning rate", "weight_decay": "weight decay"}
 
@@ -30,41 +30,62 @@ def cosine(optimizer: Optimizer, trainer: L.Trainer) -> dict[str, Any]:
     return {"scheduler": schedule, "interval": "step"}
 
 
-def settings(optimizer: Optimizer) -> Settings:
-    """What a caller asks of every group of parameters, and no schedule changes."""
-    groups = optimizer.param_groups
-    return [{name: group[key] for key, name in _ASKED.items() if key in group} for group in groups]
+@dataclass(frozen=True)
+class Former:
+    """By which steps a checkpoint was made.
+
+    Attributes:
+        groups: first learning rate and weight decay of every group of parameters, by name.
+        length: over how many steps its learning rate falls; None for a schedule without an end.
+    """
+
+    groups: tuple[dict[str, float], ...] = ()
+    length: int | None = None
 
 
-def require_same_steps(asked: Settings, trainer: L.Trainer, is_default: bool) -> None:
-    """Refuse what a checkpoint has put in the place of the steps asked for.
+def former(checkpoint: Mapping[str, Any]) -> Former:
+    """What a checkpoint of Lightning's says of it; nothing where other files hold the optimizer."""
+    states, schedules = checkpoint.get("optimizer_states"), checkpoint.get("lr_schedulers")
+    groups = states[0]["param_groups"] if states else []
+    return Former(_asked(groups), schedules[0].get("T_max") if schedules else None)
+
+
+def require_same_steps(
+    before: Former, optimizer: Optimizer, trainer: L.Trainer, is_default: bool
+) -> None:
+    """Refuse what restoring a checkpoint would put in the place of what is asked for.
 
     Args:
-        asked: ``settings`` of the optimizer before the checkpoint was restored.
+        before: of the checkpoint.
+        optimizer: that was asked for, with its schedule.
         trainer: of this run.
         is_default: whether the schedule is ``cosine``, which rises again past its last step.
 
     Raises:
-        TrainingError: it began with another learning rate, has another weight decay, or its default
-            schedule falls to 0 over more steps than this run has, or fewer.
+        TrainingError: it began with another learning rate, has another weight decay, or the default
+            schedule was one of more steps than this run has, or fewer.
     """
-    held = settings(trainer.optimizers[0])
-    for group, (before, now) in enumerate(zip(held, asked, strict=False)):
+    for group, (held, now) in enumerate(
+        zip(before.groups, _asked(optimizer.param_groups), strict=False)
+    ):
         for name, value in now.items():
-            if before.get(name, value) != value:
+            if held.get(name, value) != value:
                 raise TrainingError(
-                    f"{trainer.ckpt_path}: its {name} is {before[name]:g} and not {value:g}, as is "
-                    f"asked for (parameter group {group}). Go on with the former, or start anew "
-                    "with another file"
+                    f"the checkpoint's {name} is {held[name]:g}, and {value:g} is asked for "
+                    f"(parameter group {group}). Go on with the former, or start anew with another "
+                    "file"
                 )
-    made = trainer.lr_scheduler_configs[0].scheduler if is_default else None
-    if isinstance(made, CosineAnnealingLR) and made.T_max != _steps(trainer):
+    if is_default and before.length not in (None, _steps(trainer)):
         raise TrainingError(
-            f"{trainer.ckpt_path}: its learning rate falls to 0 over {made.T_max} steps, and this "
-            f"run has {_steps(trainer)}. Go on with the epochs, data and devices of before, or "
-            "with a scheduler of your own; to train a finished model for longer, load it and "
-            "start anew"
+            f"the checkpoint's learning rate falls to 0 over {before.length} steps, and this run "
+            f"has {_steps(trainer)}. Go on with the epochs, data and devices of before, or with a "
+            "scheduler of your own; to train a finished model for longer, load it and start anew"
         )
+
+
+def _asked(groups: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float], ...]:
+    """What a caller asks of every group, and no schedule changes."""
+    return tuple({name: g[key] for key, name in _ASKED.items() if key in g} for g in groups)
 
 
 def _steps(trainer: L.Trainer) -> int:
