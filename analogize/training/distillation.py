@@ -300,7 +300,7 @@ class Distillation(L.LightningModule):
         if not isinstance(before, Mapping):
             raise TrainingError("the checkpoint was not written by analogize's distillation")
         # Checkpoints from before do not say it.
-        before = {"ema": now["ema"], **before}
+        before = {key: now[key] for key in ("ema", "teacher of weights")} | dict(before)
         different = [
             f"{key} {before.get(key)!r} instead of {value!r}"
             for key, value in now.items()
@@ -340,4 +340,5 @@ class Distillation(L.LightningModule):
             "noise": repr(self.noise).replace(", eta_start=0.0", ""),
             "seed": self.seed,
             "ema": decay_of(self.trainer),
+            "teacher of weights": self._teacher.digest,
         }

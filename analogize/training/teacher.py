@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from analogize.crossbar.chip import noise_mode
 from analogize.crossbar.ops import operators
 from analogize.errors import TrainingError
 from analogize.model.calls import Call, device_of
+from analogize.model.sharding import whole
 from analogize.training.features import recording
 
 
@@ -28,6 +31,21 @@ class Teacher:
 
     def __init__(self, model: nn.Module | None, matched: frozenset[str] = frozenset()) -> None:
         self.model, self.matched = model, matched
+
+    @cached_property
+    def digest(self) -> str | None:
+        """Of the model's parameters, without their names, which wrappers change; None without one.
+
+        Without buffers: ranges that were calibrated on shuffled data differ between processes.
+        """
+        if self.model is None:
+            return None
+        digest = hashlib.blake2b(digest_size=8)
+        for parameter in self.model.parameters():
+            held = whole(parameter).detach().cpu().contiguous()
+            digest.update(f"{held.dtype} {tuple(held.shape)}".encode())
+            digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def to(self, device: torch.device) -> None:
         """Move the model."""

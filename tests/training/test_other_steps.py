@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,22 @@ def test_other_steps_than_before_are_refused(
         assert str(raised.value).count(str(file)) == 1
     assert file.read_bytes() == kept
     assert same(held, weights(student))
+
+
+def test_another_teacher_is_refused(
+    student: AnalogModule, teacher: nn.Sequential, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.ckpt"
+    distill(student, teacher, batches(), epochs=1, resume=file, **QUIET)
+    # The same weights, wrapped or in a copy, are the same teacher.
+    for alike in (torch.compile(teacher), copy.deepcopy(teacher)):
+        distill(student, alike, batches(), epochs=1, resume=file, **QUIET)
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        other[2].weight[1, 2] += 1e-3
+    for unlike, alpha in ((other, 1.0), (copy.deepcopy(teacher).double(), 1.0)):
+        with pytest.raises(TrainingError, match="teacher of weights"):
+            distill(student, unlike, batches(), epochs=1, alpha=alpha, resume=file, **QUIET)
 
 
 def test_a_longer_run_goes_on_along_a_schedule_of_its_own(
