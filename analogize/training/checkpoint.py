@@ -170,6 +170,24 @@ def _require_checkpoint(file: Path) -> None:
         )
 
 
+def require_same_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that says other things of its run than are asked for now.
+
+    Raises:
+        TrainingError: it does; all of them are named.
+    """
+    different = [
+        f"{key} {before.get(key)!r} instead of {value!r}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    if different:
+        raise TrainingError(
+            f"the checkpoint belongs to another run: {'; '.join(different)}. Rewrite the "
+            "student for the same target and train with the same settings, or start without it"
+        )
+
+
 @contextmanager
 def naming_unfit_state(trainer: L.Trainer, resumed: bool) -> Iterator[None]:
     """Say of a step that fails in a resumed run whether the checkpoint's optimizer is why.

@@ -26,7 +26,7 @@ from analogize.saving.lightning import add_description
 from analogize.training import schedule
 from analogize.training.averaging import decay_of
 from analogize.training.batches import batch_size, unpack
-from analogize.training.checkpoint import naming_unfit_state
+from analogize.training.checkpoint import naming_unfit_state, require_same_settings
 from analogize.training.diagnose import first_non_finite
 from analogize.training.features import feature_loss, recording, shared_regions
 from analogize.training.objective import Loss, Objective
@@ -34,6 +34,8 @@ from analogize.training.reseed import reseed, step_normal
 from analogize.training.schedule import MakeOptimizer, MakeScheduler
 from analogize.training.teacher import Teacher, clean, require_pair
 from analogize.training.training_noise import TrainingNoise
+
+_TEACHER = "teacher of weights"
 
 
 class Distillation(L.LightningModule):
@@ -300,18 +302,11 @@ class Distillation(L.LightningModule):
         if not isinstance(before, Mapping):
             raise TrainingError("the checkpoint was not written by analogize's distillation")
         # Checkpoints from before do not say it.
-        before = {key: now[key] for key in ("ema", "teacher of weights")} | dict(before)
-        different = [
-            f"{key} {before.get(key)!r} instead of {value!r}"
-            for key, value in now.items()
-            if before.get(key) != value
-        ]
-        if different:
-            raise TrainingError(
-                f"the checkpoint belongs to another run: {'; '.join(different)}. Rewrite the "
-                "student for the same target and train with the same settings, or start without it"
-            )
+        before = {key: now[key] for key in ("ema", _TEACHER)} | dict(before)
+        teacher = {_TEACHER: now.pop(_TEACHER)}
+        require_same_settings(before, now)
         self._require_fitting(checkpoint.get("state_dict"))
+        require_same_settings(before, teacher)
         self._loaded_epoch = int(checkpoint.get("epoch", -1)) + 1
         self._former = schedule.former(checkpoint)
 
@@ -340,5 +335,5 @@ class Distillation(L.LightningModule):
             "noise": repr(self.noise).replace(", eta_start=0.0", ""),
             "seed": self.seed,
             "ema": decay_of(self.trainer),
-            "teacher of weights": self._teacher.digest,
+            _TEACHER: self._teacher.digest,
         }
