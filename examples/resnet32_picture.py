@@ -60,18 +60,24 @@ def curves() -> dict[str, list[dict[str, Any]]]:
     options = [row for row in _read("options") if row["option"] == "recalibrated"]
     found["distillation, chips recalibrated"] = options
     # The same epochs at the same level of noise, and of the refitted the longest training.
-    for training, at in (("clipped", 0.0), ("noise injection", 0.06), ("distillation", 0.06)):
+    for training, epochs, at in (
+        ("clipped", 0, 0.0),
+        ("noise injection", 5, 0.06),
+        ("distillation", 5, 0.06),
+    ):
         name = "no retraining" if training == "clipped" else training
-        found[f"{name}, one sigma, chips recalibrated"] = _one_sigma(training, at, "recalibrated")
+        found[f"{name}, one sigma, chips recalibrated"] = _one_sigma(
+            training, epochs, at, "recalibrated"
+        )
     best = "distillation, one sigma, ends digital, head refitted"
-    found[best] = _one_sigma("distillation", 0.07, "refitted")
+    found[best] = _one_sigma("distillation", 7, 0.07, "refitted")
     return found
 
 
-def _one_sigma(training: str, trained_at: float, remedy: str) -> list[dict[str, Any]]:
+def _one_sigma(training: str, epochs: int, trained_at: float, remedy: str) -> list[dict[str, Any]]:
     """Levels and means of one training with the first seed."""
-    names = ("training", "at", "remedy", "range", "lr", "seed")
-    keys = (training, trained_at, remedy, 1.0, 0.02 if trained_at else 0.0, 0)
+    names = ("training", "epochs", "at", "remedy", "range", "lr", "seed")
+    keys = (training, epochs, trained_at, remedy, 1.0, 0.02 if trained_at else 0.0, 0)
     return [
         {"eta": row["eta"], "mean": sum(row["values"]) / len(row["values"])}
         for row in _read("tolerance-test2000")

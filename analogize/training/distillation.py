@@ -35,7 +35,7 @@ from analogize.training.schedule import MakeOptimizer, MakeScheduler
 from analogize.training.teacher import Teacher, clean, require_pair
 from analogize.training.training_noise import TrainingNoise
 
-_TEACHER = "teacher of weights"
+_TEACHER = "teacher"
 
 
 class Distillation(L.LightningModule):
